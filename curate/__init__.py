@@ -1,0 +1,1 @@
+"""The data side: problems and traces in, verified shards out."""

@@ -1,0 +1,164 @@
+"""The dataset card: `README.md` with Hugging Face front matter, every number counted from the tables."""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from curate import markdown, stats
+from curate.pipeline import STEPS
+from curate.stats import Row
+from pipelines import __version__, runner
+from pipelines.errors import UserError
+from pipelines.runner import Stage
+from pipelines.tables import TABLES
+
+STAGE = Stage("card", reads=tuple(TABLES), writes=())
+
+_LICENCES = {
+    "mit", "apache-2.0", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0",
+    "odc-by", "openrail", "gpl-3.0",
+}  # fmt: skip
+"""Identifiers the Hub knows; any other licence is `other`."""
+
+
+def write_card(root: Path, name: str | None = None, version: str | None = None) -> Path:
+    """Write `README.md` into `root` and say so in the manifest; returns its path.
+
+    `name` is the data set's, the directory's own unless given.
+    """
+    text = card_text(root, name or root.resolve().name, version)
+    runner.write_text(root / "README.md", text)
+    inputs = runner.input_digests(root, STAGE)
+    entry = {"code": __version__, "config": {}, "inputs": inputs, "outputs": {}, "version": STAGE.version}
+    runner.record(root, STAGE.name, entry)
+    return root / "README.md"
+
+
+def check_card(root: Path) -> list[str]:
+    """How the card of `root` differs from its tables, as lines of a diff (`-` card, `+` tables); none if it holds."""
+    path = root / "README.md"
+    if not path.is_file():
+        raise UserError(f"no card `{path}`", hint=f"write it: `curate card {root}`")
+    text = path.read_text(encoding="utf-8")
+    counted = card_text(root, _stated(text, "pretty_name") or root.resolve().name, _stated(text, "version"))
+    lines = difflib.unified_diff(text.splitlines(), counted.splitlines(), n=0, lineterm="")
+    return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+
+
+def card_text(root: Path, name: str, version: str | None = None) -> str:
+    """The card of `root` as Markdown; the same tables and manifest give the same text."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    manifest = _in_order({**runner.read_manifest(root)["stages"]})
+    with stats.opened(root) as connection:
+        summaries = {summarise.__name__: summarise(connection).rows for summarise in stats.SUMMARIES}
+    kinds = [row["shard"] for row in summaries["shards"]]
+    num_rows = sum(row["rows"] for row in summaries["shards"])
+    facts = _front_matter(name, version, kinds, num_rows, _licence_ids(summaries["licences"]))
+    fields: dict[str, Any] = {
+        **summaries,
+        "name": name,
+        "version": version,
+        "table": markdown.table,
+        "stages": manifest,
+        "code": ", ".join(sorted({str(entry["code"]) for entry in manifest.values()})),
+        "recipe": _recipe({stage: entry["config"] for stage, entry in manifest.items()}),
+        "against": _against(manifest),
+        "recall": [],
+        "location": "PATH",
+        "kinds": ", ".join(kinds),
+    }
+    template = template_file().read_text(encoding="utf-8")
+    card: DatasetCard = DatasetCard.from_template(facts, template_str=template, **fields)
+    return str(card).rstrip() + "\n"
+
+
+def template_file() -> Path:
+    """The card's template: beside this file where tracemill is installed, else in the checkout's `data_cards/`."""
+    installed = Path(__file__).parent / "TEMPLATE.md"
+    return installed if installed.is_file() else Path(__file__).parents[1] / "data_cards" / "TEMPLATE.md"
+
+
+# --- front matter ---------------------------------------------------------------------------------
+
+
+def _front_matter(
+    name: str, version: str | None, kinds: Sequence[str], num_rows: int, licences: list[str]
+) -> DatasetCardData:
+    """What the Hub reads: one config for each shard kind that has rows; `sft` opens by default."""
+    configs: list[dict[str, Any]] = []
+    for kind in kinds:
+        files = [{"split": "train", "path": f"shards/{kind}/*.parquet"}]
+        configs.append({"config_name": kind, "data_files": files, **({"default": True} if kind == "sft" else {})})
+    facts: dict[str, Any] = {
+        "pretty_name": name,
+        "license": licences[0] if len(licences) == 1 else licences,
+        "task_categories": ["text-generation"],
+        "tags": ["reasoning", "chain-of-thought", "synthetic", "mathematics", "tracemill"],
+        "size_categories": [_size_category(num_rows)],
+    }
+    if configs:
+        facts["configs"] = configs
+    if version is not None:
+        facts["version"] = version
+    return DatasetCardData(**facts)
+
+
+def _licence_ids(rows: list[Row]) -> list[str]:
+    """The licences of the problems as the Hub spells them: `unknown` where none is stated, `other` for the rest."""
+    stated = {str(row["licence"]).strip().lower().replace(" ", "-") for row in rows} or {"not-stated"}
+    return sorted({"unknown" if one == "not-stated" else one if one in _LICENCES else "other" for one in stated})
+
+
+def _size_category(num_rows: int) -> str:
+    bounds = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+    return next((label for bound, label in bounds if num_rows < bound), "10M<n<100M")
+
+
+def _stated(card: str, key: str) -> str | None:
+    """The value of a plain key in a card's front matter."""
+    found = re.search(rf"^{key}: *['\"]?(.*?)['\"]?$", card, re.MULTILINE)
+    return found[1] if found else None
+
+
+# --- sections -------------------------------------------------------------------------------------
+
+
+def _in_order(stages: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest's stages in the order of the pipeline, the card left out."""
+
+    def place(stage: str) -> int:
+        return next((i for i, name in enumerate(STEPS) if stage == name or stage.startswith(f"{name}_")), len(STEPS))
+
+    return {
+        stage: stages[stage] for stage in sorted(stages, key=lambda stage: (place(stage), stage)) if stage != STAGE.name
+    }
+
+
+def _recipe(configs: Mapping[str, Mapping[str, Any]]) -> str:
+    """The stages' settings as a recipe; a setting that is not set is left out."""
+    lines = [f"steps = {_toml(list(configs))}"]
+    for stage, config in configs.items():
+        lines += ["", f"[{stage}]", *(f"{key} = {_toml(value)}" for key, value in config.items() if value is not None)]
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        inner = (f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items() if item is not None)
+        return "{" + ", ".join(inner) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    # A back tick would end the code block that the recipe stands in.
+    return json.dumps(value, ensure_ascii=False).replace("`", "\\u0060")
+
+
+def _against(manifest: Mapping[str, Any]) -> str | None:
+    """The benchmarks that problems were searched for; None where they were not."""
+    if "decontaminate" not in manifest:
+        return None
+    return ", ".join(markdown.escaped(str(name)) for name in manifest["decontaminate"]["config"].get("against", ()))

@@ -1,0 +1,1 @@
+"""`curate view`: a local web page to read problems and traces."""

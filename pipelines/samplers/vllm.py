@@ -1,0 +1,173 @@
+"""The vLLM sampler: the engine in this process, fed token ids, its results taken as they finish."""
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipelines.errors import UserError
+from pipelines.sampling import Completion, Refusal, Request, SamplingConfig
+from pipelines.samplers.chat import load_chat_format, model_config
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class VllmSampler:
+    """Samples with an in-process vLLM engine (GPU, or the CPU build).
+
+    A request's seed makes its draws its own; its logits can differ in the last bits with the batch it is
+    computed in. LongRoPE models use their long factors throughout as soon as `max_model_len` exceeds
+    the original context, so a trainer must pin the same set (`decoding.pin_longrope`).
+    """
+
+    def __init__(
+        self,
+        model: str,
+        source: str,
+        *,
+        dtype: str = "auto",
+        max_model_len: int | None = None,
+        max_rows: int = 256,
+        tensor_parallel: int = 1,
+        gpu_memory: float = 0.9,
+        in_process: bool = False,
+    ) -> None:
+        """Load the model folder or hub id `source`; `max_rows` sequences run at once.
+
+        `in_process` keeps the engine's core in this process, which `update_weights` needs; on a CPU it
+        always is, since a process of its own only costs there.
+        """
+        on_cpu = torch.accelerator.current_accelerator() is None
+        self.model = model
+        self._on_cpu = on_cpu
+        self._in_process = in_process or on_cpu
+        _set_environment(on_cpu, self._in_process)
+        context = int(model_config(source)["max_position_embeddings"])
+        self._max_model_len = min(max_model_len or context, context)
+        self._chat = load_chat_format(source)
+        self._max_rows = max_rows
+        self._engine = _load_engine(
+            model=source,
+            dtype=("float32" if on_cpu else "bfloat16") if dtype == "auto" else dtype,
+            max_model_len=self._max_model_len,
+            max_num_seqs=max_rows,
+            tensor_parallel_size=tensor_parallel,
+            gpu_memory_utilization=gpu_memory,
+            enforce_eager=on_cpu,
+            # Of the distribution that was drawn from: temperature, and top_p and top_k where set.
+            logprobs_mode="processed_logprobs",
+            generation_config="vllm",  # every setting comes from SamplingConfig
+            disable_log_stats=True,
+        )
+
+    def sample(
+        self, requests: Iterable[Request], config: SamplingConfig, *, logprobs: bool = False
+    ) -> Iterator[Completion | Refusal]:
+        """Completions as they finish; twice as many requests as run at once are in the engine's hands."""
+        waiting = iter(requests)
+        running: set[str] = set()
+        try:
+            while True:
+                while len(running) < 2 * self._max_rows and (request := next(waiting, None)) is not None:
+                    refusal = self._submit(request, config, logprobs)
+                    if refusal is None:
+                        running.add(request.id)
+                    else:
+                        yield refusal
+                if not running:
+                    return
+                for output in self._engine.step():
+                    if output.finished:
+                        running.remove(output.request_id)
+                        yield self._completion(output, logprobs)
+        finally:
+            if running:  # the consumer left early
+                self._engine.abort_request(list(running))
+
+    def update_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Put new weights (checkpoint names) in place and forget what was cached under the old ones."""
+        assert self._in_process, "weights can be replaced in an in-process engine only"
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named_tensors)})
+        if self._on_cpu:
+            self._engine.apply_model(_repack_head)
+        assert self._engine.reset_prefix_cache(), "weights were replaced while requests were running"
+
+    def close(self) -> None:
+        """Stop the engine and free its memory."""
+        self._engine.engine_core.shutdown()
+        del self._engine
+
+    def _submit(self, request: Request, config: SamplingConfig, logprobs: bool) -> Refusal | None:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        prompt_ids = self._chat.prompt_ids(request.messages)
+        space = self._max_model_len - len(prompt_ids)
+        if space < 1:
+            detail = f"{len(prompt_ids)} prompt tokens, the model reads {self._max_model_len} with its answer"
+            return Refusal(request.id, "prompt_too_long", detail)
+        params = SamplingParams(
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            max_tokens=min(config.max_tokens, space),
+            seed=request.seed,
+            stop_token_ids=sorted(self._chat.stop_ids),
+            logprobs=0 if logprobs else None,
+            detokenize=False,  # decoded here, once, so that all samplers write the same text
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        self._engine.add_request(request.id, {"prompt_token_ids": prompt_ids}, params)
+        return None
+
+    def _completion(self, output: Any, logprobs: bool) -> Completion:
+        sampled = output.outputs[0]
+        token_ids, prompt_ids = tuple(sampled.token_ids), tuple(output.prompt_token_ids)
+        assert sampled.finish_reason in ("stop", "length"), f"vLLM ended a request with {sampled.finish_reason}"
+        chosen = zip(token_ids, sampled.logprobs, strict=True) if logprobs else ()
+        return Completion(
+            id=output.request_id,
+            text=self._chat.text(token_ids),
+            finish_reason=sampled.finish_reason,
+            prompt_tokens=len(prompt_ids),
+            completion_tokens=len(token_ids),
+            prompt_token_ids=prompt_ids,
+            token_ids=token_ids,
+            logprobs=tuple(position[token].logprob for token, position in chosen),
+            opens_reasoning=self._chat.opens_reasoning(prompt_ids),
+        )
+
+
+def _set_environment(on_cpu: bool, in_process: bool) -> None:
+    """Settings that vLLM reads from the environment when it is first imported; the user's own stay."""
+    if in_process:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if on_cpu:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # threads belong to the process around it
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def _load_engine(**settings: Any) -> Any:
+    try:
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+    except ImportError as error:
+        raise UserError(
+            f"vLLM cannot be imported: {error}",
+            hint="`pip install tracemill[vllm]`, or sample with `--engine transformers` or `--server URL`",
+        ) from None
+    return LLMEngine.from_engine_args(EngineArgs(**settings))
+
+
+def _repack_head(module: "nn.Module") -> None:
+    """Pack a tied output head again: the CPU back end keeps a packed copy, and loading weights skips it."""
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+    head: Any = getattr(module, "lm_head", None)
+    if head is not None:
+        dispatch_cpu_unquantized_gemm(head, remove_weight=False)

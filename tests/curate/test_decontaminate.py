@@ -1,0 +1,167 @@
+"""Decontaminate: copies of a benchmark's problems are found however they are dressed; other problems are not."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from rows import Row, prompt, read, write
+
+from curate.stages.decontaminate import (
+    DecontaminateConfig,
+    decontaminate,
+    is_copy,
+    matched_window,
+    measure_recall,
+    run,
+)
+from pipelines.errors import UserError
+from pipelines.tables import PROMPTS
+
+TRAIN = (
+    "A train leaves Aville at 9 in the morning and travels 240 miles to Beetown at a constant speed of 60 miles "
+    "per hour, stopping for 15 minutes on the way. At what time does it arrive?"
+)
+SHORT = "Simplify $-10-4(n-5)$."
+
+
+def table(*rows: Row) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=PROMPTS)
+
+
+def hits(problem: str, *items: str, **columns: list[str]) -> list[Row]:
+    benchmark = table(*(prompt(item, source_id=f"item-{k}") for k, item in enumerate(items)))
+    found = decontaminate(
+        table(prompt(problem, **columns)).to_batches(), {"heldout": benchmark}, DecontaminateConfig()
+    )
+    return [row for batch in found for row in batch.to_pylist()]
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        TRAIN,
+        f"Please solve this, showing all of your 3 steps.\n\n{TRAIN}",
+        f"{TRAIN} Put your answer in a box, and give 2 reasons for it.",
+        TRAIN.replace("240", "$240$").replace("60", r"\(60\)").upper(),
+        TRAIN.replace("travels", "goes").replace("constant ", ""),
+    ],
+)
+def test_a_dressed_copy_is_found_with_its_evidence(copy: str):
+    (hit,) = hits(copy, "What is the meaning of the word calculus, in at least twelve words of plain English?", TRAIN)
+    assert (hit["benchmark"], hit["item"], hit["method"]) == ("heldout", "item-1", "containment")
+    assert 0.2 <= hit["score"] <= 1
+    assert "leaves aville at 9 in the morning" in hit["evidence"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        TRAIN.replace("240", "180"),
+        TRAIN.replace("15 minutes", "20 minutes"),
+        TRAIN.replace("at 9 in", "at 8 in"),
+        "At what time does it arrive?",
+        "",
+    ],
+)
+def test_another_problem_of_the_same_template_is_not_found(other: str):
+    assert hits(other, TRAIN) == []
+
+
+@pytest.mark.parametrize("copy", [SHORT, "Simplify: $ -10 - 4 ( n - 5 ) $", f"Do this step by step. {SHORT}"])
+def test_a_short_item_is_found(copy: str):
+    (hit,) = hits(copy, SHORT)
+    assert hit["method"] == "short_containment"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "Simplify $-10+4(n-5)$.",
+        "Simplify $-10-4(n-5)+3n$.",
+        "Simplify $-10-4(n-6)$.",
+        r"Simplify $\sin(-10-4(n-5))$ and $\cos n$.",
+        "Simplify it.",
+    ],
+)
+def test_a_short_item_with_another_sign_or_more_to_it_is_another(other: str):
+    found = hits(other, SHORT)
+    assert found == [] or "sin" in other  # a copy inside a function still shows the item
+
+
+def test_options_tell_short_questions_apart():
+    asked = "Which of the following is true?"
+    benchmark = table(prompt(asked, choices=["All primes are odd", "Two is a prime number"], source_id="1"))
+    same = prompt(asked, choices=["All primes are odd", "Two is a prime number"])
+    other = prompt(asked, choices=["Every square is even", "Ten is a perfect square"])
+    found = decontaminate(table(same, other).to_batches(), {"heldout": benchmark}, DecontaminateConfig())
+    assert [row["prompt_id"] for batch in found for row in batch.to_pylist()] == [same["prompt_id"]]
+
+
+def test_common_phrases_are_no_evidence():
+    items = [f"{start} Express your answer as a common fraction in lowest terms, please." for start in STARTS]
+    assert hits(f"Of all my cats, which is grey? {items[0][len(STARTS[0]) :]}", *items) == []
+    assert len(hits(items[2], *items)) == 1
+
+
+STARTS = [
+    "What share of the letters of this long word are vowels?",
+    "How likely is rain when clouds gather over the northern hills?",
+    "Find the chance that two friends meet at noon by the old clock.",
+    "Which part of a day do cats sleep if they wake for meals only?",
+]
+
+
+def test_window_and_numbers_by_hand():
+    item = "a b c 1 d e f 2 g".split()
+    assert matched_window("x 9 a b c 1 d e f 2 g y".split(), item, 3) == item
+    # The item's first token would stand where "q" does; its last where "7" does.
+    assert matched_window("p q b c 1 d e f 7".split(), item, 3) == "q b c 1 d e f 7".split() + []
+    assert is_copy(item, item)
+    assert not is_copy("a b c 1 d e f 7 g".split(), item)
+    assert is_copy("a b c d e f 2 g".split(), item)  # a number lost is no other number
+
+
+def test_recall_on_real_benchmarks(shared_data: Path):
+    """At least what 5-gram containment reached in the measurements this stage was planned from."""
+    clean = table(*_problems(shared_data, "gsm8k_train", 500))
+    least = {
+        "aime24": {"verbatim": 30, "prefixed": 30, "respaced": 30, "words dropped": 27},
+        "gsm8k_test": {"verbatim": 300, "prefixed": 300, "respaced": 300, "words dropped": 225},
+    }
+    for name, wanted in least.items():
+        benchmark = table(*_problems(shared_data, name, 300))
+        found = {row["copies"]: row for row in measure_recall(name, benchmark, clean, DecontaminateConfig())}
+        assert all(found[copies]["found"] >= count for copies, count in wanted.items()), found
+        assert found["new numbers"]["planted"] > 25
+        assert found["new numbers"]["found"] == 0
+        assert (found["clean"]["planted"], found["clean"]["found"]) == (500, 0)
+
+
+def _problems(shared_data: Path, name: str, count: int) -> list[Row]:
+    lines = (shared_data / "problems" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[:count]
+    return [prompt(row["problem"], row["answer"], source_id=row["id"]) for row in map(json.loads, lines)]
+
+
+def test_run_finds_copies_and_notices_a_changed_benchmark(tmp_path: Path):
+    root = write(tmp_path / "out", prompts=[prompt(TRAIN), prompt("What is 2 + 2, and why?")])
+    heldout = tmp_path / "heldout.jsonl"
+    heldout.write_text(json.dumps({"problem": TRAIN, "answer": "13:15"}) + "\n")
+    config = DecontaminateConfig(against=(str(heldout),))
+    assert run(root, config).made == 1
+    assert run(root, config).made == 0
+    assert [row["prompt_id"] for row in read(root, "contamination")] == [prompt(TRAIN)["prompt_id"]]
+    file = root / "contamination" / "00000.parquet"
+    before = file.read_bytes()
+    file.unlink()
+    assert run(root, config).made == 1
+    assert file.read_bytes() == before
+    heldout.write_text(json.dumps({"problem": "What is 2 + 2, and why?", "answer": "4"}) + "\n")
+    assert run(root, config).made == 1
+    assert len(read(root, "contamination")) == 1
+
+
+def test_nothing_to_compare_with_is_said(tmp_path: Path):
+    root = write(tmp_path, prompts=[prompt(TRAIN)])
+    with pytest.raises(UserError, match="no benchmark"):
+        run(root, DecontaminateConfig())

@@ -1,0 +1,102 @@
+"""Kill `curate run` at random moments: the tables equal those of an uninterrupted run, and no file is half written."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+KILLS = 20
+SEED = 2504
+
+RECIPE = """
+steps = ["import", "verify", "dedupe", "decontaminate", "annotate", "split", "build_dpo_pairs", "card"]
+[import]
+files = [{rollouts}, {problems}]
+[decontaminate]
+against = [{benchmark}]
+"""
+
+
+def command(recipe: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "curate.cli", "run", str(recipe), "--out", str(out)]
+
+
+def tables(out: Path) -> dict[str, bytes]:
+    """Every published file of a run directory but the manifest, which holds seconds."""
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and not path.name.startswith(".") and path.name != "manifest.json"
+    }
+
+
+def stages_without_seconds(out: Path) -> dict[str, dict[str, object]]:
+    stages = json.loads((out / "manifest.json").read_text())["stages"]
+    return {name: {key: value for key, value in entry.items() if key != "seconds"} for name, entry in stages.items()}
+
+
+def assert_no_half_file(out: Path) -> None:
+    for path in out.rglob("*.parquet"):
+        if not path.name.startswith("."):
+            pq.read_table(path)  # reads every page, not the footer alone
+    if (out / "manifest.json").exists():
+        json.loads((out / "manifest.json").read_text())
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, shared_data: Path) -> Path:
+    """A recipe over a few hundred real rollouts and problems."""
+    rollouts = tmp_path / "rollouts.jsonl"
+    lines = (shared_data / "rollouts" / "math_qwen25math_100x8.jsonl").read_text().splitlines()[:320]
+    rollouts.write_text("\n".join(lines))
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text("\n".join((shared_data / "problems" / "math_train.jsonl").read_text().splitlines()[:200]))
+    path = tmp_path / "recipe.toml"
+    quoted = {
+        "rollouts": json.dumps(str(rollouts)),
+        "problems": json.dumps(str(problems)),
+        "benchmark": json.dumps(f"aime24={shared_data / 'problems' / 'aime24.jsonl'}"),
+    }
+    path.write_text(RECIPE.format(**quoted))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_at_twenty_random_moments_equals_uninterrupted(tmp_path: Path, recipe: Path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    started = time.monotonic()
+    subprocess.run(command(recipe, whole), check=True, capture_output=True)
+    seconds = time.monotonic() - started
+    expected = tables(whole)
+
+    rng = random.Random(SEED)
+    died = 0
+    for attempt in range(KILLS):
+        # From time to time lose a part of the work, so that the later kills too meet a run at work.
+        if attempt and attempt % 4 == 0:
+            for path in sorted((killed / rng.choice(["verdicts", "rollouts", "duplicates"])).glob("*.parquet")):
+                path.unlink()
+        process = subprocess.Popen(
+            command(recipe, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            process.wait(timeout=rng.uniform(0.2, 1.0) * seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            died += 1
+        if killed.exists():
+            assert_no_half_file(killed)
+    assert died >= KILLS // 2, f"only {died} of {KILLS} runs were alive when killed"
+
+    subprocess.run(command(recipe, killed), check=True, capture_output=True)
+    assert tables(killed) == expected
+    assert stages_without_seconds(killed) == stages_without_seconds(whole)

@@ -1,0 +1,291 @@
+import copy
+import json
+import logging
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import tiny_model
+
+from pipelines import parquet
+from pipelines.errors import UserError
+from pipelines.reasoning import split_reasoning
+from pipelines.samplers.transformers import TransformersSampler
+from pipelines.sampling import Completion, Request, SamplingConfig
+from pipelines.tables import SHARDS
+from train.batches import collate, encode
+from train.grpo import RlConfig, train_rl
+from train.grpo_update import UpdateConfig, trained_rollouts, update_policy
+from train.losses import sft_loss
+from train.model import batch_logprobs, load_model, load_tokenizer
+from train.optim import make_optimizer, update
+from train.rollouts import Group, Prompt, Sample, Wanted
+from verifiers import Outcome, Question, Verdict
+
+SMALL = RlConfig(
+    steps=4,
+    prompts_per_step=2,
+    group_size=8,
+    max_group_size=32,
+    max_pass_rate=1.0,
+    max_tokens=2,
+    max_length=64,
+    learning_rate=3e-3,
+    precision="fp32",
+    save_every=2,
+)
+PROBLEMS = ("first", "second", "third", "fourth")
+
+
+@pytest.fixture(scope="session")
+def digits_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny model that answers anything with one digit, each about as often."""
+    folder = tiny_model(tmp_path_factory.mktemp("models") / "digits", hidden_size=32)
+    model, tokenizer = load_model(str(folder), max_length=64), load_tokenizer(str(folder))
+    conversations = [
+        [{"role": "user", "content": problem}, {"role": "assistant", "content": str(digit)}]
+        for problem in PROBLEMS
+        for digit in range(10)
+    ]
+    documents = encode(tokenizer, conversations, [str(index) for index in range(len(conversations))])
+    batch = collate(documents)
+    optimizer = make_optimizer(model, 1e-2)
+    for _ in range(30):
+        logprobs, _ = batch_logprobs(model, batch)
+        sft_loss(logprobs, len(logprobs)).backward()
+        update(model, optimizer, 1e-2)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """RL shards whose answer is always 7."""
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": problem}],
+            "answer": "7",
+            "choices": None,
+            "verifier": "mathematics",
+            "pass_rate": None,
+            "prompt_id": problem,
+            "source": "test",
+        }
+        for problem in PROBLEMS
+    ]
+    table = pa.Table.from_pylist(rows, schema=SHARDS["rl"])
+    parquet.write_file(tmp_path / "out" / "shards" / "rl" / "00000.parquet", "shards/rl", [table])
+    return tmp_path / "out"
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
+def test_a_policy_learns_to_emit_the_rewarded_token(digits_model: str, shards: Path, tmp_path: Path):
+    config = SMALL.model_copy(update={"steps": 30, "save_every": 100})
+    final = train_rl(config, shards, digits_model, tmp_path / "run")
+    log = metrics(tmp_path / "run")
+    assert log[0]["pass_rate"] < 0.4
+    assert log[-1]["pass_rate"] > 0.8
+    assert log[-1]["kl"] > log[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert log[-1]["entropy"] < log[0]["entropy"]
+    assert max(line["mismatch_mean"] for line in log) < 1e-4, "the live policy is what samples"
+    assert len(log) < 30, "with nothing left to learn the run ends"
+    sampler = TransformersSampler.open("final", str(final))
+    request = Request("one", ({"role": "user", "content": "first"},), 0)
+    (done,) = sampler.sample([request], SamplingConfig(temperature=0.0, max_tokens=4))
+    assert isinstance(done, Completion)
+    assert done.text == "7"
+
+
+def test_everything_sampled_is_stored_with_its_step(digits_model: str, shards: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    train_rl(SMALL.model_copy(update={"steps": 2}), shards, digits_model, run)
+    assert [path.name for path in parquet.table_files(run, "rollouts")] == ["00000.parquet", "00001.parquet"]
+    for step, line in enumerate(metrics(run)):
+        rollouts = parquet.read_table(run / "rollouts" / f"{step:05d}.parquet", "rollouts").to_pylist()
+        verdicts = parquet.read_table(run / "verdicts" / f"{step:05d}.parquet", "verdicts").to_pylist()
+        assert len(rollouts) == len(verdicts) == line["rollouts"]
+        assert {row["step"] for row in rollouts} == {step}
+        assert [row["temperature"] for row in rollouts] == pytest.approx([line["temperature"]] * len(rollouts))
+        correct = sum(row["verdict"] == "correct" for row in verdicts)
+        assert line["pass_rate"] == pytest.approx(correct / len(verdicts))
+        assert line["reward"] == pytest.approx(2 * line["pass_rate"] - 1)
+
+
+class Stop(logging.Handler):
+    """Ends the run where the log shows a step, as a kill would: nothing after it happens."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._text in record.getMessage():
+            raise KeyboardInterrupt
+
+
+def interrupted(config: RlConfig, shards: Path, model: str, run: Path, step: int) -> None:
+    logger = logging.getLogger("train.metrics")
+    stop = Stop(f"rl {step}/{config.steps}")
+    logger.addHandler(stop)
+    logger.setLevel(logging.INFO)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_rl(config, shards, model, run)
+    finally:
+        logger.removeHandler(stop)
+        logger.setLevel(logging.NOTSET)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(digits_model: str, shards: Path, tmp_path: Path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train_rl(SMALL, shards, digits_model, whole)
+    interrupted(SMALL, shards, digits_model, broken, step=3)
+    assert (broken / "step-00000002").is_dir()
+    assert not (broken / "final").exists()
+    train_rl(SMALL, shards, digits_model, broken)
+    expected, resumed = (load_file(run / "final" / "model.safetensors") for run in (whole, broken))
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    for table in ("rollouts", "verdicts"):
+        digests = [[parquet.facts(path).digest for path in parquet.table_files(run, table)] for run in (whole, broken)]
+        assert digests[0] == digests[1]
+        assert len(digests[0]) == 4
+    timing = {"seconds", "sampling_s", "training_s"}
+    logs = [[{key: line[key] for key in line.keys() - timing} for line in metrics(run)] for run in (whole, broken)]
+    assert logs[0] == logs[1]
+
+
+def test_a_finished_run_is_left_alone_and_another_config_is_refused(digits_model: str, shards: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    config = SMALL.model_copy(update={"steps": 1})
+    final = train_rl(config, shards, digits_model, run)
+    stamp = (final / "model.safetensors").stat().st_mtime_ns
+    assert train_rl(config, shards, digits_model, run) == final
+    assert (final / "model.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(UserError, match="group_size: 8 -> 4"):
+        train_rl(config.model_copy(update={"group_size": 4}), shards, digits_model, run)
+
+
+def test_a_sampler_that_is_not_the_policy_stops_the_run(digits_model: str, shards: Path, tmp_path: Path):
+    stale = load_model(digits_model, max_length=64)
+    with torch.no_grad():
+        stale.get_input_embeddings().weight.add_(0.05 * torch.randn_like(stale.get_input_embeddings().weight))
+    sampler = TransformersSampler.from_model(stale, load_tokenizer(digits_model), "stale", max_model_len=64)
+    with pytest.raises(UserError, match="the sampler is not the policy"):
+        train_rl(SMALL, shards, digits_model, tmp_path / "run", sampler=sampler)
+    assert not (tmp_path / "run" / "final").exists()
+
+
+def test_a_reward_that_is_always_the_same_stops_with_an_explanation(digits_model: str, shards: Path, tmp_path: Path):
+    table = parquet.read_table(parquet.table_files(shards, "shards/rl"), "shards/rl")
+    never = table.set_column(table.schema.get_field_index("answer"), "answer", pa.array(["123456"] * len(table)))
+    parquet.write_file(tmp_path / "never" / "shards" / "rl" / "00000.parquet", "shards/rl", [never])
+    with pytest.raises(UserError, match="none of 4 groups has signal: 4 all wrong"):
+        train_rl(SMALL.model_copy(update={"max_rounds": 4}), tmp_path / "never", digits_model, tmp_path / "run")
+
+
+# --- one update -----------------------------------------------------------------------------------
+
+
+def sampled_groups(folder: str, num_correct: tuple[int, ...], temperature: float) -> list[Group]:
+    """Groups of four completions of a model, the first few of each declared correct."""
+    model = load_model(folder, max_length=64)
+    sampler = TransformersSampler.from_model(model, load_tokenizer(folder), "policy", max_model_len=64)
+    groups = []
+    for index, correct in enumerate(num_correct):
+        prompt = Prompt(f"p{index}", ({"role": "user", "content": PROBLEMS[index]},), "mathematics", Question("7"))
+        wanted = [Wanted(f"p{index}-{number}", prompt, number, 100 * index + number) for number in range(4)]
+        requests = [Request(one.rollout_id, prompt.messages, one.seed) for one in wanted]
+        config = SamplingConfig(temperature=temperature, top_p=1.0, max_tokens=3 + index)
+        done = {result.id: result for result in sampler.sample(requests, config, logprobs=True)}
+        group = Group(prompt, asked=4, refusal=None)
+        for number, one in enumerate(wanted):
+            completion = done[one.rollout_id]
+            assert isinstance(completion, Completion)
+            outcome = Outcome.CORRECT if number < correct else Outcome.INCORRECT
+            group.samples.append(
+                Sample(one, completion, split_reasoning(completion.text), Verdict(outcome, None, "test", "test@1"))
+            )
+        group.trained = list(group.samples)
+        groups.append(group)
+    return groups
+
+
+def plain_update(folder: str, groups: list[Group], temperature: float) -> dict[str, torch.Tensor]:
+    """The weights after one on-policy step of plain SGD, every rollout by itself through an ordinary forward pass."""
+    model = load_model(folder, max_length=64)
+    items = trained_rollouts(groups, "grpo")
+    num_tokens = sum(len(item.sampler_logprobs) for item in items)
+    loss = torch.zeros(())
+    for item in items:
+        batch = collate([item.document])
+        logprobs, _ = batch_logprobs(model, batch, temperature=temperature)
+        loss = loss - item.advantage * logprobs.sum() / num_tokens
+    loss.backward()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    update(model, optimizer, 0.1)
+    return dict(model.named_parameters())
+
+
+@pytest.mark.parametrize("micro_tokens", [1, 40, 10_000])
+def test_one_on_policy_update_is_reinforce_however_it_is_cut(tmp_path: Path, micro_tokens: int):
+    folder = str(tiny_model(tmp_path / "tiny", hidden_size=32, initializer_range=0.3))
+    groups = sampled_groups(folder, (1, 2, 3), temperature=0.7)
+    expected = plain_update(folder, groups, temperature=0.7)
+    policy = load_model(folder, max_length=64)
+    config = UpdateConfig(learning_rate=0.1, micro_tokens=micro_tokens, precision="fp32")
+    log = update_policy(policy, None, torch.optim.SGD(policy.parameters()), groups, config, temperature=0.7)
+    for name, weight in policy.named_parameters():
+        torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=1e-4)
+    assert log["mismatch_max"] < 1e-4
+    assert log["clip_rate"] == 0
+
+
+def test_the_temperature_of_the_sampler_is_the_trainers(tmp_path: Path):
+    folder = str(tiny_model(tmp_path / "tiny", hidden_size=32, initializer_range=0.3))
+    groups = sampled_groups(folder, (1,), temperature=0.7)
+    policy = load_model(folder, max_length=64)
+    before = copy.deepcopy(policy.state_dict())
+    config = UpdateConfig(precision="fp32", max_mismatch=0.01)
+    with pytest.raises(UserError, match="not the policy"):
+        update_policy(policy, None, torch.optim.SGD(policy.parameters()), groups, config, temperature=1.0)
+    assert all(torch.equal(before[name], weight) for name, weight in policy.state_dict().items())
+
+
+def test_several_updates_measure_the_old_policy_once_and_clip(tmp_path: Path):
+    folder = str(tiny_model(tmp_path / "tiny", hidden_size=32, initializer_range=0.3))
+    groups = sampled_groups(folder, (1, 2, 3), temperature=1.0)
+    policy = load_model(folder, max_length=64)
+    reference = load_model(folder, max_length=64)
+    config = UpdateConfig(learning_rate=1e-2, updates_per_step=3, precision="fp32", kl_weight=0.1)
+    optimizer = make_optimizer(policy, 1e-2)
+    log = update_policy(policy, reference, optimizer, groups, config, temperature=1.0)
+    assert log["mismatch_max"] < 1e-4, "measured before the first update, not after"
+    assert log["clip_rate"] > 0, "the second and third update are off-policy"
+    assert log["kl"] > 0
+
+
+def test_two_groups_of_other_sizes_keep_their_own_advantages(tmp_path: Path):
+    folder = str(tiny_model(tmp_path / "tiny", hidden_size=32))
+    groups = sampled_groups(folder, (2, 1), temperature=1.0)
+    groups[0].trained = groups[0].samples[1:3]
+    advantages = [item.advantage for item in trained_rollouts(groups, "dr_grpo")]
+    # One right and one wrong: 1, -1. One right of four: 1.5 and three times -0.5.
+    assert advantages == pytest.approx([1, -1, 1.5, -0.5, -0.5, -0.5])
+
+
+def test_vllm_is_the_policy_after_every_update(digits_model: str, shards: Path, tmp_path: Path):
+    # Its head is tied: vLLM on a CPU keeps a packed copy of it, which a careless update leaves stale.
+    config = SMALL.model_copy(update={"engine": "vllm", "steps": 3, "max_mismatch": 1e-3, "learning_rate": 1e-2})
+    train_rl(config, shards, digits_model, tmp_path / "run")
+    log = metrics(tmp_path / "run")
+    assert len(log) == 3
+    assert log[-1]["kl"] > 1e-3, "the policy has moved"
+    assert max(line["mismatch_mean"] for line in log) < 1e-3

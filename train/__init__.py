@@ -1,0 +1,1 @@
+"""Trainers: mid-training, SFT, rollout DPO, GRPO, and evaluation; the `train` command."""

@@ -1,0 +1,240 @@
+"""`train`: parse, load config, call, print."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines.commands import run_command, table_text
+from pipelines.errors import UserError
+
+if TYPE_CHECKING:
+    from pipelines.config import Config, Recipe
+
+app = typer.Typer(
+    help="Train a small reasoning model on the shards that `curate` made.\n\n"
+    "Example: train all --shards out/ --model pocket-base --out runs/first --on heldout.jsonl",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Shards = Annotated[Path, typer.Option("--shards", help="Run directory of `curate`.")]
+Model = Annotated[str, typer.Option("--model", help="Model folder, shipped model, or hf:ORG/NAME.")]
+Out = Annotated[Path, typer.Option("--out", help="Run directory; continued, never overwritten.")]
+On = Annotated[str | None, typer.Option("--on", help="Benchmarks or files, comma-separated.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="TOML file, or the name of a shipped recipe.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="STAGE.KEY=VALUE", help="One setting; may be repeated.")
+]
+Replace = Annotated[bool, typer.Option("--replace", help="Train again what was trained with another config.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and row counts; do nothing.")]
+
+_FINISHED = "nothing to do: `{}` is finished"
+
+
+def main() -> None:
+    """Entry point of the `train` command."""
+    run_command(app)
+
+
+@app.command("all", help="Mid-training, SFT, DPO and RL in order, skipping what is finished.")
+def all_(
+    shards: Shards = Path("out"),
+    model: Model = "pocket-base",
+    out: Out = Path("runs/run"),
+    on: On = None,
+    recipe: RecipeFile = None,
+    overrides: Overrides = None,
+    replace: Replace = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Example: train all --shards out/ --model pocket-base --out runs/first --set sft.learning_rate=2e-5"""
+    from train import stages
+
+    settings = _recipe(recipe, overrides)
+    names = stages.stages_of(settings)
+    if dry_run:
+        configs = stages.stage_configs(settings)
+        _show({name: configs[name] for name in (*names, *(["eval"] if on else []))}, stages.check_shards(shards, names))
+        return
+    stages.log_to_stderr()
+    benchmarks = on.split(",") if on else []
+    for done in stages.train_all(settings, shards, model, out, on=benchmarks, replace=replace):
+        print(_summary(done.stage, done.folder) if done.made else _FINISHED.format(done.folder), flush=True)
+    for benchmark in benchmarks:
+        _show_staircase(out, benchmark)
+
+
+@app.command(help="Mid-training: as many verified traces as there are, packed.")
+def midtrain(
+    shards: Shards = Path("out"),
+    model: Model = "pocket-base",
+    out: Out = Path("runs/run/midtrain"),
+    recipe: RecipeFile = None,
+    overrides: Overrides = None,
+    replace: Replace = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Example: train midtrain --shards out/ --model pocket-base --out runs/first/midtrain"""
+    _stage("midtrain", shards, model, out, recipe, overrides, replace, dry_run)
+
+
+@app.command(help="Supervised fine-tuning on a compact, clean set: the model learns when to stop.")
+def sft(
+    shards: Shards = Path("out"),
+    model: Model = "runs/run/midtrain/final",
+    out: Out = Path("runs/run/sft"),
+    recipe: RecipeFile = None,
+    overrides: Overrides = None,
+    replace: Replace = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Example: train sft --shards out/ --model runs/first/midtrain/final --out runs/first/sft"""
+    _stage("sft", shards, model, out, recipe, overrides, replace, dry_run)
+
+
+@app.command(help="Rollout DPO: right traces preferred to wrong ones.")
+def dpo(
+    shards: Shards = Path("out"),
+    model: Model = "runs/run/sft/final",
+    out: Out = Path("runs/run/dpo"),
+    recipe: RecipeFile = None,
+    overrides: Overrides = None,
+    replace: Replace = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Example: train dpo --shards out/ --model runs/first/sft/final --out runs/first/dpo --set dpo.beta=0.5"""
+    _stage("dpo", shards, model, out, recipe, overrides, replace, dry_run)
+
+
+@app.command(help="Reinforcement learning with verifiable reward (GRPO).")
+def rl(
+    shards: Shards = Path("out"),
+    model: Model = "runs/run/dpo/final",
+    out: Out = Path("runs/run/rl"),
+    recipe: RecipeFile = None,
+    overrides: Overrides = None,
+    replace: Replace = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Example: train rl --shards out/ --model runs/first/dpo/final --out runs/first/rl --set rl.steps=50"""
+    _stage("rl", shards, model, out, recipe, overrides, replace, dry_run)
+
+
+@app.command("eval", help="Sample a model on benchmarks: pass@k and cons@k with 95 % intervals.")
+def eval_(
+    model: Model = "pocket-base",
+    on: On = "aime24,math500,gpqa",
+    out: Out = Path("runs/eval"),
+    samples: Annotated[int | None, typer.Option(help="Samples of each problem.")] = None,
+    recipe: RecipeFile = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Example: train eval --model runs/first/rl/final --on aime24,heldout.jsonl --samples 16"""
+    from train import stages
+    from train.evaluate import EvalConfig, evaluate
+
+    settings = _recipe(recipe, overrides)
+    if samples is not None:
+        settings.setdefault("eval", {})["samples"] = samples
+    config = EvalConfig.parse(settings.get("eval", {}), "eval")
+    if dry_run:
+        _show({"eval": config}, {})
+        return
+    if not on:
+        raise UserError("no benchmark to evaluate on", hint="e.g., --on aime24,math500")
+    stages.log_to_stderr()
+    print(table_text([result.row() for result in evaluate(config, model, on.split(","), out)]))
+
+
+@app.command(help="Make a random student with a tokenizer trained on the shards.")
+def init(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the new model.")],
+    shards: Shards = Path("out"),
+    architecture: Annotated[str | None, typer.Option(help="phi3, llama or qwen3.")] = None,
+    size: Annotated[str | None, typer.Option(help="1m, 5m, 20m, 100m or 3.8b.")] = None,
+    recipe: RecipeFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Example: train init --architecture phi3 --size 5m --shards out/ --out models/student"""
+    from train import stages
+    from train.init import InitConfig, init_student
+
+    given = {"architecture": architecture, "size": size}
+    settings = {**_recipe(recipe, overrides).get("init", {}), **{k: v for k, v in given.items() if v is not None}}
+    stages.log_to_stderr()
+    folder = init_student(InitConfig.parse(settings, "init"), shards, out)
+    print(f"init: `{folder}`; train it with `train all --shards {shards} --model {folder}`")
+
+
+# --- what the commands share ----------------------------------------------------------------------
+
+
+def _stage(
+    stage: str,
+    shards: Path,
+    model: str,
+    out: Path,
+    recipe: Path | None,
+    overrides: list[str] | None,
+    replace: bool,
+    dry_run: bool,
+) -> None:
+    from train import stages
+
+    config = stages.CONFIGS[stage].parse(_recipe(recipe, overrides).get(stage, {}), stage)
+    rows = stages.check_shards(shards, [stage])
+    if dry_run:
+        _show({stage: config}, rows)
+        return
+    stages.log_to_stderr()
+    before = stages.made_at(out / "final")
+    folder = stages.TRAINERS[stage](config, shards, model, out, replace=replace)
+    print(_summary(stage, folder) if stages.made_at(folder) != before else _FINISHED.format(folder))
+
+
+def _recipe(recipe: Path | None, overrides: list[str] | None) -> "Recipe":
+    """The recipe with the overrides, which must name a section that `train` reads."""
+    from pipelines.config import load_recipe
+    from train.stages import CONFIGS
+
+    known = [*CONFIGS, "init"]
+    for override in overrides or ():
+        section = override.partition(".")[0]
+        if "=" in override and section not in known:
+            raise UserError(f"`--set {override}`: no stage `{section}`", hint=f"stages are {', '.join(known)}")
+    return load_recipe(recipe, overrides or ())
+
+
+def _show(configs: Mapping[str, "Config"], rows: Mapping[str, int]) -> None:
+    for stage, config in configs.items():
+        if stage in rows:
+            print(f"{stage}: {rows[stage]:,} rows")
+        print(json.dumps({stage: config.resolved()}, indent=1))
+
+
+def _summary(stage: str, folder: Path) -> str:
+    """One line: steps, loss or reward from the first step to the last, time."""
+    lines = [json.loads(line) for line in (folder.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    measure = "reward" if "reward" in lines[0] else "loss"
+    change = f"{measure} {lines[0][measure]:.4g} -> {lines[-1][measure]:.4g}"
+    seconds = sum(line["seconds"] for line in lines)
+    return f"{stage}: {len(lines):,} steps, {change}, {seconds:,.0f} s, `{folder}`"
+
+
+def _show_staircase(out: Path, benchmark: str) -> None:
+    from train.evaluate import benchmark_name
+    from train.staircase import draw_staircase, staircase
+
+    steps: list[Any] = staircase(out, benchmark_name(benchmark))
+    pictures = draw_staircase(steps, out / f"staircase-{benchmark_name(benchmark)}")
+    print(table_text([step.row() for step in steps]))
+    print(f"picture: {', '.join(str(path) for path in pictures)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""Evaluate: how often a model is right, with the interval that its number of samples earns.
+
+P problems, S samples of each. Samples are stored as `rollouts` and `verdicts` below
+`OUT/eval/BENCHMARK`, under ids made of the model's weights and the settings: the same question is
+never sampled twice, and a killed evaluation goes on where it stopped.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from pipelines import parquet
+from pipelines.benchmarks import load_benchmark
+from pipelines.config import Config
+from pipelines.conversation import user_message
+from pipelines.errors import UserError
+from pipelines.progress import progress
+from pipelines.runner import locked
+from pipelines.samplers import open_sampler
+from pipelines.sampling import Refusal, Sampler, SamplingConfig
+from pipelines.tables import content_id, rollout_id
+from train.answers import answer_votes
+from train.checkpoint import model_digest
+from train.results import EvalResult, ProblemScore
+from train.rollouts import Prompt, Sample, Wanted, judged_samples, sample_seed, write_samples
+from train.statistics import bootstrap_interval, cons_at_k, pass_at_k
+from verifiers import Outcome, Question, VerifierPool, gold_fault, reward
+
+_SECONDS_A_FILE = 60.0
+_SAMPLES_A_FILE = 1024
+"""Samples are stored when this many, or this much time, has come together: what a kill can cost."""
+
+
+class EvalConfig(Config):
+    """How a model is examined; the values of arXiv:2504.21233, section 5, but for the number of samples."""
+
+    samples: int = Field(8, ge=1)
+    """Samples of each problem. With 30 problems (AIME) take 64: three leave an interval of 30 points."""
+    temperature: float = Field(0.6, ge=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    max_tokens: int = Field(32768, ge=1)
+    instruction: str = "mathematics"
+    """Key of `conversation.INSTRUCTIONS`; problems with options take the wording for choices."""
+    seed: int = 0
+    engine: str = "auto"
+    """`vllm`, `transformers`, `server`, or `auto`."""
+    server_url: str | None = None
+    max_model_len: int | None = None
+    """Longest prompt and completion together; the engine's choice where None."""
+
+    def sampling(self) -> SamplingConfig:
+        return SamplingConfig(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
+
+
+@dataclass(frozen=True)
+class _Exam:
+    """One benchmark put to one model: what is asked, under which ids, and where it is stored."""
+
+    name: str
+    folder: Path
+    table: pa.Table
+    prompts: list[Prompt]
+    wanted: list[list[Wanted]]
+    set_aside: Counter[str]
+
+
+def evaluate(
+    config: EvalConfig, model: str, on: Sequence[str], out: Path, *, sampler: Sampler | None = None
+) -> list[EvalResult]:
+    """`model` on every benchmark of `on` (names or files), in order; each also as `out/eval/BENCHMARK/eval.json`.
+
+    `sampler` stands in for the one that `config` would open; it is not closed.
+    """
+    weights = model_weights(model, config)
+    # Unreadable benchmarks are found before a model is loaded.
+    exams = {benchmark_name(benchmark): _prepare(config, weights, benchmark, out) for benchmark in on}
+    if len(exams) < len(on):
+        raise UserError(f"two of the benchmarks {', '.join(on)} have one name", hint="rename a file")
+    results = []
+    with ExitStack() as stack:
+        pool = stack.enter_context(VerifierPool())
+        for exam in exams.values():
+            stack.enter_context(locked(exam.folder))
+            parquet.write_file(exam.folder / "prompts" / "00000.parquet", "prompts", [exam.table])
+            started = time.monotonic()
+            missing = _missing(exam)
+            if missing:
+                if sampler is None:
+                    sampler = open_sampler(
+                        model, engine=config.engine, server_url=config.server_url, max_model_len=config.max_model_len
+                    )
+                    stack.callback(sampler.close)
+                _sample(exam, missing, config, sampler, pool)
+            seconds = _earlier_seconds(exam, config, weights) + (time.monotonic() - started if missing else 0.0)
+            result = _result(exam, config, model, weights, seconds, pool)
+            result.write(exam.folder / "eval.json")
+            results.append(result)
+    return results
+
+
+def model_weights(model: str, config: EvalConfig) -> str:
+    """Digest of what answers: the model's files; name and address for a server."""
+    return content_id("server", config.server_url, model) if config.engine == "server" else model_digest(model)
+
+
+def _prepare(config: EvalConfig, weights: str, benchmark: str, out: Path) -> _Exam:
+    table = load_benchmark(benchmark)
+    rows = table.to_pylist()
+    unanswered = [row for row in rows if row["answer"] is None]
+    if unanswered or not rows:
+        raise UserError(
+            f"benchmark `{benchmark}`: {len(unanswered)} of {len(rows)} problems have no reference answer",
+            hint="an evaluation needs an `answer` for each problem",
+        )
+    prompts, set_aside = [], Counter[str]()
+    for row in {row["prompt_id"]: row for row in rows}.values():
+        question = Question(row["answer"], tuple(row["choices"] or ()))
+        fault = gold_fault(row["verifier"], question)
+        if fault is None:
+            message = user_message(row["problem"], row["choices"], config.instruction)
+            prompts.append(Prompt(row["prompt_id"], (message,), row["verifier"], question))
+        else:
+            set_aside[fault] += 1
+    if not prompts:
+        raise UserError(f"benchmark `{benchmark}`: no reference answer can be read: {dict(set_aside)}")
+    prompts.sort(key=lambda prompt: prompt.prompt_id)
+    identity = {**config.sampling().resolved(), "instruction": config.instruction, "seed": config.seed}
+    wanted = [[_wanted(prompt, weights, identity, index) for index in range(config.samples)] for prompt in prompts]
+    name = benchmark_name(benchmark)
+    return _Exam(name, out / "eval" / name, table, prompts, wanted, set_aside)
+
+
+def benchmark_name(benchmark: str) -> str:
+    """What a benchmark's folder is called: its name, or its file's without the suffix."""
+    return Path(benchmark).name.split(".")[0]
+
+
+def _wanted(prompt: Prompt, weights: str, identity: dict[str, Any], sample_index: int) -> Wanted:
+    sample_id = rollout_id(prompt.prompt_id, weights, identity, sample_index)
+    return Wanted(sample_id, prompt, sample_index, sample_seed(sample_id, identity["seed"]))
+
+
+# --- sampling -------------------------------------------------------------------------------------
+
+
+def _missing(exam: _Exam) -> list[Wanted]:
+    """The samples that are not stored yet."""
+    for path in parquet.table_files(exam.folder, "rollouts"):
+        if not (exam.folder / "verdicts" / path.name).is_file():
+            path.unlink()  # a run was killed between the two files
+    verdicts = parquet.table_files(exam.folder, "verdicts")
+    stored = set(parquet.read_table(verdicts, "verdicts", ["rollout_id"])["rollout_id"].to_pylist())
+    return [one for wanted_S in exam.wanted for one in wanted_S if one.rollout_id not in stored]
+
+
+def _sample(exam: _Exam, missing: Sequence[Wanted], config: EvalConfig, sampler: Sampler, pool: VerifierPool) -> None:
+    """Take the missing samples and store them, file by file."""
+    taken: list[Sample] = []
+    stored_at = time.monotonic()
+
+    def store() -> None:
+        files = parquet.table_files(exam.folder, "rollouts")
+        name = f"{int(files[-1].stem) + 1 if files else 0:05d}.parquet"
+        write_samples(exam.folder, name, taken, sampler.model, config.sampling(), f"eval:{exam.name}", None)
+        taken.clear()
+
+    with progress(f"evaluating on {exam.name}", len(missing), "samples") as advance:
+        for result in judged_samples(sampler, pool, missing, config.sampling()):
+            advance()
+            if isinstance(result, Refusal):
+                continue
+            taken.append(result)
+            if len(taken) >= _SAMPLES_A_FILE or time.monotonic() - stored_at > _SECONDS_A_FILE:
+                store()
+                stored_at = time.monotonic()
+    if taken:
+        store()
+
+
+# --- scoring --------------------------------------------------------------------------------------
+
+
+def _earlier_seconds(exam: _Exam, config: EvalConfig, weights: str) -> float:
+    """Seconds already spent on the same model with the same settings."""
+    path = exam.folder / "eval.json"
+    if not path.is_file():
+        return 0.0
+    earlier = EvalResult.read(path)
+    return earlier.seconds if (earlier.weights, earlier.config) == (weights, config.resolved()) else 0.0
+
+
+def _result(
+    exam: _Exam, config: EvalConfig, model: str, weights: str, seconds: float, pool: VerifierPool
+) -> EvalResult:
+    verdicts, lengths = _stored(exam)
+    ids_PS = [[one.rollout_id for one in wanted_S] for wanted_S in exam.wanted]
+    outcome_PS = [[verdicts.get(one, (Outcome.UNDECIDED, None))[0] for one in ids_S] for ids_S in ids_PS]
+    extracted_PS = [[verdicts.get(one, (Outcome.UNDECIDED, None))[1] for one in ids_S] for ids_S in ids_PS]
+    correct_PS = np.array([[outcome == Outcome.CORRECT for outcome in outcomes] for outcomes in outcome_PS])
+    votes_PS = answer_votes(extracted_PS, correct_PS, exam.prompts, pool)
+    num_correct_P = correct_PS.sum(axis=1)
+    num_samples_P = np.full(len(exam.prompts), config.samples)
+    sizes = sample_sizes(config.samples)
+    finished = [lengths[one] for ids_S in ids_PS for one in ids_S if one in lengths]
+    return EvalResult(
+        benchmark=exam.name,
+        model=model,
+        weights=weights,
+        config=config.resolved(),
+        num_problems=len(exam.prompts),
+        num_samples=config.samples,
+        pass_at={k: bootstrap_interval(pass_at_k(num_samples_P, num_correct_P, k), config.seed) for k in sizes},
+        cons_at={
+            k: bootstrap_interval(cons_at_k(votes_PS, correct_PS, k, config.seed), config.seed) for k in sizes if k > 2
+        },
+        truncation_rate=float(np.mean([reason == "length" for reason, _ in finished])) if finished else 0.0,
+        mean_tokens=float(np.mean([tokens for _, tokens in finished if tokens is not None] or [0])),
+        num_unjudged=sum(reward(outcome) is None for outcomes in outcome_PS for outcome in outcomes),
+        set_aside=dict(exam.set_aside),
+        seconds=round(seconds, 2),
+        problems=[
+            ProblemScore(prompt.prompt_id, int(num_correct))
+            for prompt, num_correct in zip(exam.prompts, num_correct_P, strict=True)
+        ],
+    )
+
+
+def sample_sizes(num_samples: int) -> list[int]:
+    """The k of pass@k and cons@k: powers of two, and all samples."""
+    return sorted({2**power for power in range(num_samples.bit_length())} | {num_samples})
+
+
+def _stored(
+    exam: _Exam,
+) -> tuple[dict[str, tuple[Outcome, str | None]], dict[str, tuple[str | None, int | None]]]:
+    """Stored (outcome, extracted) and (finish reason, tokens), by rollout id."""
+    verdicts = parquet.read_table(
+        parquet.table_files(exam.folder, "verdicts"), "verdicts", ["rollout_id", "verdict", "extracted"]
+    ).to_pylist()
+    rollouts = parquet.read_table(
+        parquet.table_files(exam.folder, "rollouts"), "rollouts", ["rollout_id", "finish_reason", "completion_tokens"]
+    ).to_pylist()
+    return (
+        {row["rollout_id"]: (Outcome(row["verdict"]), row["extracted"]) for row in verdicts},
+        {row["rollout_id"]: (row["finish_reason"], row["completion_tokens"]) for row in rollouts},
+    )

@@ -1,0 +1,182 @@
+"""GRPO: sample groups from the policy, reward them by verifier, and move towards what was right."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pipelines.models import resolve_model
+from pipelines.runner import locked
+from pipelines.sampling import Sampler
+from train import checkpoint
+from train.advantages import annealed_temperature
+from train.grpo_update import UpdateConfig, update_policy
+from train.metrics import metrics_log
+from train.model import default_device, load_model, load_tokenizer, named_weights
+from train.optim import make_optimizer
+from train.rollouts import (
+    Group,
+    RolloutConfig,
+    StepRollouts,
+    load_prompts,
+    mastered,
+    sample_step,
+    step_sampling,
+    without_signal,
+    write_samples,
+)
+from verifiers import VerifierPool
+
+_log = logging.getLogger(__name__)
+
+
+class RlConfig(RolloutConfig, UpdateConfig):
+    """Reinforcement learning with verifiable reward; what is sampled and how it is learned from are in the bases."""
+
+    steps: int = Field(100, ge=1)
+    seed: int = 0
+    reference: bool = True
+    """Keep the starting policy in memory, so that its KL is logged every step."""
+    max_length: int = Field(25600, ge=2)
+    """Tokens of prompt and completion together (paper), for sampler and trainer."""
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """What samples: `auto` is vLLM on an accelerator, else the policy itself through transformers."""
+    gpu_memory: float = Field(0.4, gt=0, lt=1)
+    """Share of the accelerator's memory that vLLM takes beside the trainer."""
+    save_every: int = Field(10, ge=1)
+    """Steps between checkpoints: what a kill can cost."""
+
+
+Refresh = Callable[[], None]
+"""Gives the sampler the policy's weights of the moment."""
+
+
+def train_rl(
+    config: RlConfig,
+    shards: Path,
+    model: str,
+    out: Path,
+    *,
+    sampler: Sampler | None = None,
+    device: str | None = None,
+    replace: bool = False,
+) -> Path:
+    """Train `model` on the prompts of `shards/rl`; returns the trained model's folder, `out/final`.
+
+    `out` also receives every rollout and verdict, one file a step. A run that was killed goes on from
+    its last checkpoint and ends as if it had not been. Prompts without signal are a `UserError`, but for
+    prompts that the policy has come to master: these end the run. `sampler` stands in for the one that
+    `config` would open, and is never given new weights.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(locked(out))
+        lineage = checkpoint.begin(out, "rl", config, shards, model, replace=replace)
+        if (out / "final").is_dir():
+            return out / "final"
+        prompts = load_prompts(shards)
+        tokenizer = load_tokenizer(model)
+        device = device or default_device()
+        policy = load_model(model, max_length=config.max_length, device=device)
+        keep_reference = config.reference or config.kl_weight > 0
+        reference = load_model(model, max_length=config.max_length, device=device) if keep_reference else None
+        optimizer = make_optimizer(policy, config.learning_rate)
+        first_step, extra = checkpoint.resume(out, policy, optimizer)
+        cursor = extra.get("cursor", 0)
+        refresh = _nothing
+        if sampler is None:
+            sampler, refresh = open_policy_sampler(config, model, policy, tokenizer)
+            stack.callback(sampler.close)
+        pool = stack.enter_context(VerifierPool())
+        log = stack.enter_context(metrics_log(out, "rl", config.steps, first_step))
+        for step in range(first_step, config.steps):
+            started = time.monotonic()
+            temperature = annealed_temperature(
+                step, config.steps, config.start_temperature, config.end_temperature, config.anneal_over
+            )
+            refresh()
+            rollouts = sample_step(sampler, pool, prompts, config, step=step, cursor=cursor, temperature=temperature)
+            sampling = step_sampling(config, temperature)
+            write_samples(out, f"{step:05d}.parquet", rollouts.samples, sampler.model, sampling, "rl", step)
+            if not rollouts.used:
+                fault = without_signal(rollouts, step)
+                if step == 0 or not mastered(rollouts):
+                    raise fault
+                _log.warning("%s; training ends here: %s", fault.message, fault.hint)
+                break
+            sampled = time.monotonic()
+            moved = update_policy(policy, reference, optimizer, rollouts.used, config, temperature=temperature)
+            cursor = rollouts.cursor
+            times = {"sampling_s": sampled - started, "training_s": time.monotonic() - sampled}
+            log(step, **describe(rollouts), **moved, temperature=temperature, **times)
+            if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
+                folder, cursors = out / f"step-{step + 1:08d}", {"cursor": cursor}
+                checkpoint.save(folder, policy, tokenizer, lineage, optimizer=optimizer, step=step + 1, extra=cursors)
+        checkpoint.save(out / "final", policy, tokenizer, lineage, step=config.steps)
+    return out / "final"
+
+
+def _nothing() -> None:
+    """Refresh a sampler that is the policy itself."""
+
+
+def open_policy_sampler(
+    config: RlConfig, model: str, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Sampler, Refresh]:
+    """A sampler of the policy, and what to call before each step."""
+    engine = config.engine
+    if engine == "auto":
+        engine = "transformers" if policy.device.type == "cpu" else "vllm"
+    if engine == "transformers":
+        from pipelines.samplers.transformers import TransformersSampler
+
+        dtype = "bfloat16" if config.precision == "bf16" else "float32"
+        live = TransformersSampler.from_model(policy, tokenizer, "policy", dtype=dtype, max_model_len=config.max_length)
+        return live, _nothing
+    from pipelines.samplers.vllm import VllmSampler
+
+    vllm = VllmSampler(
+        "policy",
+        resolve_model(model),
+        max_model_len=config.max_length,
+        gpu_memory=config.gpu_memory,
+        in_process=True,  # weights are replaced in place
+    )
+    return vllm, lambda: vllm.update_weights(named_weights(policy))
+
+
+# --- words for the log ----------------------------------------------------------------------------
+
+
+def describe(rollouts: StepRollouts) -> dict[str, float]:
+    """What one step sampled, in numbers: the same columns every step."""
+    samples = rollouts.samples
+    rewards = [sample.reward for sample in samples if sample.reward is not None]
+    lengths = [len(sample.completion.token_ids) for sample in samples]
+    refusals = Counter(group.refusal for group in rollouts.groups)
+    return {
+        "reward": float(np.mean(rewards)),
+        "pass_rate": float(np.mean([reward > 0 for reward in rewards])),
+        "rollouts": len(samples),
+        "groups_used": refusals[None],
+        "groups_all_wrong": refusals["all_wrong"],
+        "groups_all_correct": refusals["all_correct"],
+        "groups_too_easy": refusals["too_easy"],
+        "groups_unjudged": refusals["unjudged"],
+        "refused": len(rollouts.refusals),
+        "length_mean": float(np.mean(lengths)),
+        "length_spread": float(np.mean([_length_spread(group) for group in rollouts.groups if group.samples])),
+        "truncation_rate": float(np.mean([sample.completion.finish_reason == "length" for sample in samples])),
+    }
+
+
+def _length_spread(group: Group) -> float:
+    """Standard deviation of a group's lengths relative to their mean."""
+    lengths = [len(sample.completion.token_ids) for sample in group.samples]
+    return float(np.std(lengths) / np.mean(lengths))

@@ -1,0 +1,357 @@
+"""Groups of rollouts from the current policy, with token ids, log-probabilities, verdicts and rewards."""
+
+import math
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from pipelines import parquet
+from pipelines.config import Config
+from pipelines.conversation import Message
+from pipelines.errors import UserError
+from pipelines.reasoning import Reasoning, split_reasoning
+from pipelines.sampling import Completion, Refusal, Request, Sampler, SamplingConfig
+from pipelines.tables import ROLLOUTS, VERDICT_LABELS, content_id, rollout_id
+from train.advantages import group_refusal, rebalanced
+from verifiers import Job, Question, Verdict, VerifierPool, reward
+
+
+class RolloutConfig(Config):
+    """What the policy is asked in one step, and which groups it learns from."""
+
+    prompts_per_step: int = Field(64, ge=1)
+    """Groups in one update; groups without signal are replaced by further prompts."""
+    group_size: int = Field(8, ge=2)
+    """Rollouts of a prompt in its first round."""
+    max_group_size: int = Field(32, ge=2)
+    """A group without a correct rollout is doubled up to this; `group_size` turns it off."""
+    max_rounds: int = Field(4, ge=1)
+    """Rounds of sampling in one step; the update then takes the groups there are."""
+    rebalance: bool = True
+    """Train on every correct rollout and as many incorrect ones."""
+    max_pass_rate: float = Field(0.5, gt=0, le=1)
+    """Groups with a higher share of correct rollouts are replaced; 1 keeps them."""
+    max_tokens: int = Field(16384, ge=1)
+    """New tokens of a rollout at most."""
+    start_temperature: float = Field(1.0, gt=0)
+    end_temperature: float = Field(0.6, gt=0)
+    anneal_over: float = Field(0.5, ge=0, le=1)
+    """Share of the steps over which the temperature falls."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One problem as the policy is asked it, and what its answers are judged against."""
+
+    prompt_id: str
+    messages: tuple[Message, ...]
+    verifier: str
+    question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A sample still to be taken; its id and seed are known before."""
+
+    rollout_id: str
+    prompt: Prompt
+    sample_index: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A sample taken and judged."""
+
+    wanted: Wanted
+    completion: Completion
+    reasoning: Reasoning
+    verdict: Verdict
+
+    @property
+    def reward(self) -> float | None:
+        """The verdict's reward; None where it says nothing, or the sampler's log-probabilities are not numbers."""
+        if not all(math.isfinite(logprob) for logprob in self.completion.logprobs):
+            return None
+        return reward(self.verdict.outcome)
+
+
+@dataclass(slots=True)
+class Group:
+    """All samples of one prompt in one step."""
+
+    prompt: Prompt
+    samples: list[Sample] = field(default_factory=list)
+    asked: int = 0
+    """Samples asked for so far; those refused are missing from `samples`."""
+    refusal: str | None = "unjudged"
+    """Why it is not trained on (see `advantages.group_refusal`); None where it is."""
+    trained: list[Sample] = field(default_factory=list)
+    """The samples the update takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRollouts:
+    """Everything one step sampled. `cursor` is the next prompt's place in the endless order."""
+
+    groups: list[Group]
+    refusals: list[Refusal]
+    cursor: int
+
+    @property
+    def used(self) -> list[Group]:
+        """The groups with signal, in prompt order."""
+        return [group for group in self.groups if group.refusal is None]
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [sample for group in self.groups for sample in group.samples]
+
+
+# --- prompts --------------------------------------------------------------------------------------
+
+
+def load_prompts(root: Path) -> list[Prompt]:
+    """The prompts of `root/shards/rl`, by id."""
+    files = parquet.require_files(root, "shards/rl", hint=f"run `curate split {root}`")
+    rows = parquet.read_table(files, "shards/rl").to_pylist()
+    if not rows:
+        raise UserError(f"`{root / 'shards/rl'}` has 0 prompts", hint="`curate status` says why none was chosen")
+    prompts = {row["prompt_id"]: _prompt(row) for row in rows}
+    return [prompts[prompt_id] for prompt_id in sorted(prompts)]
+
+
+def _prompt(row: dict[str, Any]) -> Prompt:
+    question = Question(row["answer"], tuple(row["choices"] or ()))
+    return Prompt(row["prompt_id"], tuple(row["prompt"]), row["verifier"], question)
+
+
+def prompts_from(prompts: Sequence[Prompt], cursor: int, seed: int) -> Iterator[tuple[int, Prompt]]:
+    """Every prompt once, as (place after it, prompt), from place `cursor` of an endless order.
+
+    The order is one shuffle after another, each by seed and id; where a new shuffle begins on the
+    way, it skips what has already come.
+    """
+    seen: set[str] = set()
+    for epoch in count(cursor // len(prompts)):
+        order = sorted(prompts, key=lambda prompt: content_id("order", seed, epoch, prompt.prompt_id))
+        for place, prompt in enumerate(order, start=epoch * len(prompts)):
+            if len(seen) == len(prompts):
+                return
+            if place >= cursor and prompt.prompt_id not in seen:
+                seen.add(prompt.prompt_id)
+                yield place + 1, prompt
+
+
+# --- sampling -------------------------------------------------------------------------------------
+
+
+def sample_step(
+    sampler: Sampler,
+    pool: VerifierPool,
+    prompts: Sequence[Prompt],
+    config: RolloutConfig,
+    *,
+    step: int,
+    cursor: int,
+    temperature: float,
+) -> StepRollouts:
+    """Groups from the current policy until `prompts_per_step` of them have signal, in at most `max_rounds` rounds.
+
+    Each round doubles the groups without a correct rollout and draws new prompts in the place of
+    groups that cannot teach. A prompt is asked once a step at most.
+    """
+    sampling = step_sampling(config, temperature)
+    identity = {**sampling.resolved(), "seed": config.seed, "step": step}
+    fresh = prompts_from(prompts, cursor, config.seed)
+    groups: list[Group] = []
+    refusals: list[Refusal] = []
+    for _ in range(config.max_rounds):
+        growing = [g for g in groups if g.refusal == "all_wrong" and g.asked < config.max_group_size]
+        num_used = sum(group.refusal is None for group in groups)
+        if num_used == config.prompts_per_step:
+            break
+        asking = {group.prompt.prompt_id: group for group in growing}
+        for place, prompt in islice(fresh, config.prompts_per_step - num_used - len(growing)):
+            cursor, asking[prompt.prompt_id] = place, Group(prompt)
+        groups += [group for group in asking.values() if not group.asked]
+        wanted = [
+            _wanted(group.prompt, sampler.model, identity, index)
+            for group in asking.values()
+            for index in range(group.asked, _next_size(group, config))
+        ]
+        for result in judged_samples(sampler, pool, wanted, sampling, logprobs=True):
+            if isinstance(result, Refusal):
+                refusals.append(result)
+            else:
+                asking[result.wanted.prompt.prompt_id].samples.append(result)
+        for group in asking.values():
+            group.asked = _next_size(group, config)
+            _settle(group, config)
+    return StepRollouts(groups, refusals, cursor)
+
+
+def step_sampling(config: RolloutConfig, temperature: float) -> SamplingConfig:
+    """How a step samples. `top_p` stays 1: a truncated distribution's log-probabilities are not the policy's."""
+    return SamplingConfig(temperature=temperature, top_p=1.0, max_tokens=config.max_tokens)
+
+
+def _next_size(group: Group, config: RolloutConfig) -> int:
+    return min(2 * group.asked, config.max_group_size) if group.asked else config.group_size
+
+
+def _wanted(prompt: Prompt, model: str, identity: dict[str, Any], sample_index: int) -> Wanted:
+    sample_id = rollout_id(prompt.prompt_id, model, identity, sample_index)
+    return Wanted(sample_id, prompt, sample_index, sample_seed(sample_id, identity["seed"]))
+
+
+def sample_seed(sample_id: str, seed: int) -> int:
+    """Seed of one sample, below 2^63: a function of the run's seed and the sample's id."""
+    return int(content_id("seed", seed, sample_id)[:15], 16)
+
+
+def _settle(group: Group, config: RolloutConfig) -> None:
+    """Say whether a group has signal, and which of its samples are trained on."""
+    # Samples finish in any order.
+    group.samples.sort(key=lambda sample: sample.wanted.sample_index)
+    rewards = [sample.reward for sample in group.samples]
+    group.refusal = group_refusal(rewards, config.max_pass_rate)
+    if group.refusal is not None:
+        return
+    if config.rebalance:
+        ids = [sample.wanted.rollout_id for sample in group.samples]
+        group.trained = [group.samples[index] for index in rebalanced(rewards, ids, config.seed)]
+    else:
+        group.trained = [sample for sample in group.samples if sample.reward is not None]
+
+
+def judged_samples(
+    sampler: Sampler,
+    pool: VerifierPool,
+    wanted: Sequence[Wanted],
+    sampling: SamplingConfig,
+    *,
+    logprobs: bool = False,
+) -> Iterator[Sample | Refusal]:
+    """Every wanted sample with its verdict, in the order in which the sampler finishes; verified while it samples."""
+    by_id = {one.rollout_id: one for one in wanted}
+    requests = (Request(one.rollout_id, one.prompt.messages, one.seed) for one in wanted)
+    judging: deque[tuple[Wanted, Completion, Reasoning]] = deque()
+    refused: deque[Refusal] = deque()
+
+    def jobs() -> Iterator[Job]:
+        for completion in sampler.sample(requests, sampling, logprobs=logprobs):
+            if isinstance(completion, Refusal):
+                refused.append(completion)
+                continue
+            one = by_id[completion.id]
+            parts = split_reasoning(
+                completion.text, finish_reason=completion.finish_reason, opened=completion.opens_reasoning
+            )
+            judging.append((one, completion, parts))
+            yield Job(one.prompt.verifier, one.prompt.question, parts.response)
+
+    for verdict in pool.verify(jobs()):
+        yield Sample(*judging.popleft(), verdict)
+    assert not judging, "a verdict for every completion"
+    yield from refused
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def write_samples(
+    root: Path,
+    name: str,
+    samples: Sequence[Sample],
+    model: str,
+    sampling: SamplingConfig,
+    source: str,
+    step: int | None,
+) -> None:
+    """Write `samples` as file `name` of the `rollouts` and the `verdicts` of `root`, each whole or not at all."""
+    parquet.write_file(root / "rollouts" / name, "rollouts", [_rollouts(samples, model, sampling, source, step)])
+    parquet.write_file(root / "verdicts" / name, "verdicts", [_verdicts(samples)])
+
+
+def _rollouts(
+    samples: Sequence[Sample], model: str, sampling: SamplingConfig, source: str, step: int | None
+) -> pa.Table:
+    same_in_all = {
+        "model": model,
+        "sampling_id": content_id("sampling", sampling.resolved()),
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
+        "step": step,
+        "upstream_label": None,
+        "source": source,
+        "source_id": None,
+    }
+    rows = [
+        {
+            **same_in_all,
+            "rollout_id": sample.wanted.rollout_id,
+            "prompt_id": sample.wanted.prompt.prompt_id,
+            "sample_index": sample.wanted.sample_index,
+            "seed": sample.wanted.seed,
+            "reasoning": sample.reasoning.reasoning,
+            "response": sample.reasoning.response,
+            "reasoning_form": sample.reasoning.form,
+            "finish_reason": sample.completion.finish_reason,
+            "prompt_tokens": sample.completion.prompt_tokens,
+            "completion_tokens": sample.completion.completion_tokens,
+        }
+        for sample in samples
+    ]
+    return pa.Table.from_pylist(rows, schema=ROLLOUTS)
+
+
+def _verdicts(samples: Sequence[Sample]) -> pa.Table:
+    rows = [
+        {
+            "rollout_id": sample.wanted.rollout_id,
+            "prompt_id": sample.wanted.prompt.prompt_id,
+            "verdict": sample.verdict.outcome.value,
+            "extracted": sample.verdict.extracted,
+            "rule": sample.verdict.rule,
+            "verifier": sample.verdict.verifier,
+        }
+        for sample in samples
+    ]
+    return pa.Table.from_pylist(rows, schema=VERDICT_LABELS)
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def without_signal(rollouts: StepRollouts, step: int) -> UserError:
+    """The words for a step in which no group can teach anything: why none could, and what to do."""
+    reasons = Counter(group.refusal for group in rollouts.groups)
+    counts = ", ".join(f"{number} {str(reason).replace('_', ' ')}" for reason, number in reasons.most_common())
+    refusals = rollouts.refusals
+    refused = f"; the sampler refused {len(refusals)} ({refusals[0].detail})" if refusals else ""
+    return UserError(
+        f"step {step}: none of {len(rollouts.groups)} groups has signal: {counts}{refused}", hint=_advice(reasons)
+    )
+
+
+def mastered(rollouts: StepRollouts) -> bool:
+    """Whether every prompt of the step was too easy for the policy."""
+    return all(group.refusal in ("all_correct", "too_easy") for group in rollouts.groups)
+
+
+def _advice(reasons: Counter[str | None]) -> str:
+    most = reasons.most_common(1)[0][0]
+    if most == "all_wrong":
+        return "easier prompts, a larger `max_group_size`, or more supervised training first"
+    if most in ("all_correct", "too_easy"):
+        return "harder prompts, or a larger `max_pass_rate`"
+    return "`curate sql` shows the verdicts of this step"

@@ -1,0 +1,374 @@
+r"""Parse one expression of the answer grammar, LaTeX or plain, into a tree; nothing is evaluated here.
+
+The text comes from `latex.plain`. Trees are tuples: `("number", Fraction)`, `("symbol", name)`,
+`("constant", name)`, `("call", function, argument)` and `(operator, left, right)`. What the grammar
+does not know raises `UnreadableError`: a second opinion is then asked for, never a guess made.
+"""
+
+import re
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+Tree = tuple[Any, ...]
+
+MAX_DEPTH = 40
+MAX_TOKENS = 600
+_MAX_EXPONENT = 4000
+"""Largest exponent of ten that a written number may have; `1e999999999` is not written out."""
+
+
+class UnreadableError(ValueError):
+    """The text is not an expression of this grammar, or is too deep or too long for one."""
+
+
+FUNCTIONS = {
+    **{name: name for name in ("sin", "cos", "tan", "sec", "csc", "cot", "sinh", "cosh", "tanh", "ln", "exp")},
+    **{name: name for name in ("arcsin", "arccos", "arctan", "sqrt")},
+    "log": "log",
+    "lg": "log10",
+    "asin": "arcsin",
+    "acos": "arccos",
+    "atan": "arctan",
+    "cosec": "csc",
+    "tg": "tan",
+    "ctg": "cot",
+}
+_INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
+_CONSTANTS = {"π": "pi", "pi": "pi", "e": "e", "i": "i", "∞": "infinity", "infinity": "infinity", "oo": "infinity"}
+_NAMED = sorted([*FUNCTIONS, "pi", "infinity"], key=len, reverse=True)
+_SYMBOL_COMMANDS = frozenset(
+    re.split(
+        r"\s+",
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi "
+        "omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega hbar ell vartheta varrho aleph odot top",
+    )
+)
+
+_TOKEN = re.compile(
+    r"(?P<number>[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+(?![0-9a-zA-Z^.]))?|\.[0-9]+(?:[eE][+-]?[0-9]+(?![0-9a-zA-Z^.]))?)"
+    r"|\\(?P<command>[a-zA-Z]+)"
+    rf"|(?P<name>{'|'.join(_NAMED)})"
+    r"|(?P<word>[a-z]{4,})"
+    r"|(?P<letter>[^\W\d_]|∞)"
+    r"|(?P<mark>[-+*/^_!°%|()\[\]{}'])"
+    r"|(?P<space>\s+)"
+)
+_CLOSES = {"(": ")", "[": "]", "{": "}", "|": "|"}
+
+
+def tokens_of(text: str) -> list[tuple[str, str]]:
+    """`(kind, text)` of each token; words and foreign characters are `UnreadableError`."""
+    tokens: list[tuple[str, str]] = []
+    position = 0
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None or match.lastgroup == "word":
+            raise UnreadableError(f"no expression at {text[position : position + 20]!r}")
+        if match.lastgroup != "space":
+            assert match.lastgroup is not None
+            tokens.append((match.lastgroup, match.group(match.lastgroup)))
+        position = match.end()
+    if len(tokens) > MAX_TOKENS:
+        raise UnreadableError("too long")
+    return tokens
+
+
+@lru_cache(maxsize=16384)
+def parse(text: str) -> Tree | None:
+    """The tree of an expression; None where the text is not one."""
+    try:
+        tokens = tokens_of(text)
+        return _Parser(tokens).whole() if tokens else None
+    except UnreadableError:
+        return None
+
+
+class _Parser:
+    """Precedence climbing over the tokens; juxtaposition multiplies, `a/bc` is `(a/b)c`."""
+
+    def __init__(self, tokens: list[tuple[str, str]]) -> None:
+        self.tokens = tokens
+        self.position = 0
+        self.depth = 0
+        self.bars = 0
+
+    def peek(self) -> tuple[str, str]:
+        return self.tokens[self.position] if self.position < len(self.tokens) else ("end", "")
+
+    def take(self) -> tuple[str, str]:
+        token = self.peek()
+        self.position += 1
+        return token
+
+    def expect(self, mark: str) -> None:
+        if self.take()[1] != mark:
+            raise UnreadableError(f"expected {mark!r}")
+
+    def whole(self) -> Tree:
+        tree = self.sum()
+        if self.peek()[0] != "end":
+            raise UnreadableError(f"left over: {self.peek()[1]!r}")
+        return tree
+
+    def sum(self) -> Tree:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise UnreadableError("too deep")
+        tree = self.product()
+        while self.peek()[1] in ("+", "-") and self.peek()[0] == "mark":
+            operator = "add" if self.take()[1] == "+" else "subtract"
+            tree = (operator, tree, self.product())
+        self.depth -= 1
+        return tree
+
+    def product(self) -> Tree:
+        tree = self.signed()
+        while True:
+            mark = self.peek()[1] if self.peek()[0] == "mark" else ""
+            if mark in ("*", "/"):
+                self.take()
+                tree = ("multiply" if mark == "*" else "divide", tree, self.signed())
+            elif self.begins_factor():
+                tree = ("multiply", tree, self.power())
+            else:
+                return tree
+
+    def signed(self) -> Tree:
+        sign = 1
+        while self.peek() in (("mark", "-"), ("mark", "+")):
+            sign = -sign if self.take()[1] == "-" else sign
+        tree = self.power()
+        return tree if sign > 0 else ("negate", tree)
+
+    def begins_factor(self) -> bool:
+        kind, text = self.peek()
+        if kind in ("number", "command", "name", "letter"):
+            return True
+        return text in ("(", "[", "{") or (text == "|" and self.bars == 0)
+
+    def power(self) -> Tree:
+        tree = self.atom()
+        while self.peek()[0] == "mark":
+            mark = self.peek()[1]
+            if mark == "^":
+                self.take()
+                tree = ("power", tree, self.exponent())
+            elif mark == "!":
+                self.take()
+                if self.peek()[1] == "!":
+                    raise UnreadableError("double factorial")
+                tree = ("call", "factorial", tree)
+            elif mark == "_" and tree[0] == "power" and tree[1][0] == "symbol":
+                # v^2_0 is v_0^2.
+                self.take()
+                tree = ("power", ("symbol", f"{tree[1][1]}_{self.raw_group()}"), tree[2])
+            elif mark in ("°", "%"):
+                self.take()
+                tree = ("multiply", tree, ("constant", "degree" if mark == "°" else "percent"))
+            else:
+                break
+        return tree
+
+    def exponent(self) -> Tree:
+        sign = 1
+        while self.peek() in (("mark", "-"), ("mark", "+")):
+            sign = -sign if self.take()[1] == "-" else sign
+        tree = self.atom()
+        if self.peek()[1] == "^":
+            self.take()
+            tree = ("power", tree, self.exponent())
+        return tree if sign > 0 else ("negate", tree)
+
+    def atom(self) -> Tree:
+        kind, text = self.take()
+        if kind == "number":
+            return self.number(text)
+        if kind == "letter":
+            return self.symbol(text)
+        if kind == "name":
+            return ("constant", _CONSTANTS[text]) if text in _CONSTANTS else self.function(FUNCTIONS[text])
+        if kind == "command":
+            return self.command(text)
+        if text in _CLOSES:
+            return self.group(text)
+        raise UnreadableError(f"unexpected {text!r}")
+
+    def group(self, mark: str) -> Tree:
+        bars = self.bars
+        self.bars = 1 if mark == "|" else 0
+        tree = self.sum()
+        self.expect(_CLOSES[mark])
+        self.bars = bars
+        return ("call", "abs", tree) if mark == "|" else tree
+
+    def number(self, text: str) -> Tree:
+        if self.peek() == ("command", "overline"):
+            return self.repeating(text)
+        tree: Tree = ("number", exact_number(text), decimals_of(text))
+        if text.isdigit() and self.peek() == ("command", "frac"):
+            start = self.position
+            self.take()
+            fraction = self.fraction()
+            # 1\frac{9}{10} is a mixed number, 2\frac{x}{3} a product.
+            if all(part[0] == "number" for part in fraction[1:]):
+                return ("add", tree, fraction)
+            self.position = start
+        return tree
+
+    def repeating(self, text: str) -> Tree:
+        self.take()
+        self.expect("{")
+        kind, digits = self.take()
+        self.expect("}")
+        if kind != "number" or not digits.isdigit() or "." not in text:
+            raise UnreadableError("an overline that repeats no digits")
+        places = len(text.partition(".")[2])
+        period = Fraction(int(digits), (10 ** len(digits) - 1) * 10**places)
+        return ("number", exact_number(text) + period, None)
+
+    def argument(self) -> Tree:
+        r"""The argument of a command: a group, or one token, of which a number gives one digit (`\frac12`)."""
+        kind, text = self.peek()
+        if kind == "number" and len(text) > 1 and text[0].isdigit():
+            self.tokens[self.position] = ("number", text[1:])
+            if not text[1].isdigit():
+                raise UnreadableError("a decimal without braces")
+            return ("number", Fraction(int(text[0])), 0)
+        if (kind, text) in (("mark", "("), ("mark", "[")):
+            self.take()
+            return self.group(text)
+        return self.atom()
+
+    def fraction(self) -> Tree:
+        top = self.argument()
+        return ("divide", top, self.argument())
+
+    def command(self, name: str) -> Tree:
+        if name == "frac":
+            return self.fraction()
+        if name == "binom":
+            top = self.argument()
+            return ("binomial", top, self.argument())
+        if name == "sqrt":
+            return self.root()
+        if name in ("lfloor", "lceil"):
+            tree = self.sum()
+            if self.take() != ("command", "rfloor" if name == "lfloor" else "rceil"):
+                raise UnreadableError("an open floor")
+            return ("call", "floor" if name == "lfloor" else "ceiling", tree)
+        if name in FUNCTIONS:
+            return self.function(FUNCTIONS[name])
+        if name in _SYMBOL_COMMANDS:
+            return self.symbol(f"\\{name}")
+        raise UnreadableError(f"\\{name}")
+
+    def root(self) -> Tree:
+        index: Tree = ("number", Fraction(2), 0)
+        if self.peek() == ("mark", "["):
+            self.take()
+            index = self.sum()
+            self.expect("]")
+        return ("root", self.argument(), index)
+
+    def function(self, name: str) -> Tree:
+        if name == "sqrt":
+            return self.root()
+        base: Tree | None = None
+        exponent: Tree | None = None
+        while self.peek()[1] in ("_", "^") and self.peek()[0] == "mark":
+            if self.take()[1] == "_":
+                base = self.subscript_value()
+            else:
+                exponent = self.exponent()
+        if exponent is not None and exponent[0] == "negate" and name in _INVERSE:
+            name, exponent = _INVERSE[name], None
+        tree: Tree = ("call", name, self.function_argument())
+        if base is not None:
+            if name != "log":
+                raise UnreadableError("a subscript")
+            tree = ("divide", ("call", "ln", tree[2]), ("call", "ln", base))
+        return tree if exponent is None else ("power", tree, exponent)
+
+    def subscript_value(self) -> Tree:
+        return self.argument()
+
+    def function_argument(self) -> Tree:
+        """What a function applies to: a group, or the factors up to the next operator or function."""
+        if self.peek()[0] == "mark" and self.peek()[1] in ("(", "[", "{", "|"):
+            return self.power_of_group()
+        sign = self.peek() == ("mark", "-")
+        if sign:
+            self.take()
+        tree = self.power()
+        while self.begins_factor() and not self.at_function() and self.peek()[1] not in ("(", "["):
+            tree = ("multiply", tree, self.power())
+        return ("negate", tree) if sign else tree
+
+    def power_of_group(self) -> Tree:
+        return self.group(self.take()[1])
+
+    def at_function(self) -> bool:
+        kind, text = self.peek()
+        return text in FUNCTIONS if kind in ("command", "name") else False
+
+    def symbol(self, name: str) -> Tree:
+        r"""A letter with what belongs to its name: subscript and primes (`a_{n+1}`, `\omega_L^{'}`)."""
+        while True:
+            kind, text = self.peek()
+            if (kind, text) == ("mark", "_"):
+                self.take()
+                name += "_" + self.raw_group()
+            elif (kind, text) == ("mark", "'"):
+                self.take()
+                name += "'"
+            elif self.tokens[self.position : self.position + 4] == _PRIME_EXPONENT:
+                self.position += 4
+                name += "'"
+            else:
+                break
+        return ("constant", _CONSTANTS[name]) if name in _CONSTANTS else ("symbol", name)
+
+    def raw_group(self) -> str:
+        """The spelling of a subscript, its braces dropped."""
+        kind, text = self.take()
+        if kind == "end":
+            raise UnreadableError("nothing below")
+        if text != "{":
+            return text
+        spelling, depth = "", 1
+        while depth:
+            kind, text = self.take()
+            if kind == "end":
+                raise UnreadableError("an open brace")
+            depth += {"{": 1, "}": -1}.get(text, 0)
+            spelling += text if depth else ""
+        return spelling
+
+
+_PRIME_EXPONENT = [("mark", "^"), ("mark", "{"), ("mark", "'"), ("mark", "}")]
+
+
+def exact_number(text: str) -> Fraction:
+    """The number a numeral stands for, exactly."""
+    digits, _, exponent = text.lower().partition("e")
+    if len(digits) > _MAX_EXPONENT or (exponent and abs(int(exponent[:8])) > _MAX_EXPONENT):
+        raise UnreadableError("a number too long to write out")
+    mantissa, _, decimals = digits.partition(".")
+    value = Fraction(int((mantissa + decimals) or "0"), 10 ** len(decimals))
+    return value * Fraction(10) ** int(exponent) if exponent else value
+
+
+def decimals_of(text: str) -> int | None:
+    """Significant digits of a decimal such as `0.0833`; None for integers, which are never roundings."""
+    digits = text.lower().partition("e")[0]
+    if "." not in digits:
+        return None
+    return len(digits.replace(".", "").lstrip("0"))
+
+
+def symbols_of(tree: Tree) -> frozenset[str]:
+    """The names of the variables in a tree."""
+    if tree[0] == "symbol":
+        return frozenset({tree[1]})
+    return frozenset().union(*(symbols_of(part) for part in tree[1:] if isinstance(part, tuple)))

@@ -9,6 +9,17 @@ import polars as pl
 from curate.frames import read_frame, read_frames
 from pipelines import parquet
 
+READS = (
+    "prompts",
+    "rollouts",
+    "verdicts",
+    "duplicates",
+    "contamination",
+    "annotations/prompts",
+    "annotations/rollouts",
+)
+"""Tables that the choosing stages depend on."""
+
 _ROLLOUT_LABELS = ["rollout_id", "num_tokens", "truncated", "compression_ratio", "repeated_share"]
 _PROMPT_LABELS = ["prompt_id", "domain", "level", "num_rollouts", "num_judged", "pass_rate", "length_ratio"]
 
@@ -39,8 +50,9 @@ def rollout_candidates(root: Path) -> pl.DataFrame:
 
     The flags are those of its prompt, and `duplicate_trace`.
     """
-    for table, verb in (("verdicts", "verify"), ("annotations/rollouts", "annotate")):
-        if parquet.table_files(root, "rollouts"):
+    needed = {"verdicts": "verify", "annotations/rollouts": "annotate", "annotations/prompts": "annotate"}
+    if parquet.table_files(root, "rollouts"):
+        for table, verb in needed.items():
             parquet.require_files(root, table, hint=f"run `curate {verb} {root}` first")
     rollouts = read_frame(root, "rollouts", ["rollout_id", "prompt_id", "model", "sampling_id"])
     verdicts = read_frame(root, "verdicts", ["rollout_id", "verdict"])
@@ -75,10 +87,10 @@ def first_reason(reasons: Mapping[str, pl.Expr]) -> pl.Expr:
 
 
 def verdict_reasons() -> dict[str, pl.Expr]:
-    """Why a rollout is not known to be right."""
+    """Why a rollout is not known to be right; `unjudged` is one that came after verification or annotation."""
     verdict = pl.col("verdict")
     return {
         "no_gold": ~pl.col("has_gold"),
-        "unjudged": verdict.is_null(),
+        "unjudged": verdict.is_null() | pl.col("num_tokens").is_null(),
         **{name: verdict == name for name in ("gold_unreadable", "incorrect", "no_answer", "undecided", "timeout")},
     }

@@ -29,14 +29,58 @@ _LICENCES = {
 def write_card(root: Path, name: str | None = None, version: str | None = None) -> Path:
     """Write `README.md` into `root` and say so in the manifest; returns its path.
 
-    `name` is the data set's, the directory's own unless given.
+    `name` is the data set's, the directory's own unless given. The recall of decontamination is
+    measured here, unless that was done for the same settings, and kept in the manifest.
     """
+    runner.record(root, STAGE.name, _entry(root))
     text = card_text(root, name or root.resolve().name, version)
     runner.write_text(root / "README.md", text)
-    inputs = runner.input_digests(root, STAGE)
-    entry = {"code": __version__, "config": {}, "inputs": inputs, "outputs": {}, "version": STAGE.version}
-    runner.record(root, STAGE.name, entry)
     return root / "README.md"
+
+
+def _entry(root: Path) -> dict[str, Any]:
+    """The manifest's entry of the card: the tables it counts, and the measured recall of decontamination."""
+    stages = runner.read_manifest(root)["stages"]
+    against = stages.get("decontaminate")
+    setting = None if against is None else [against["version"], against["config"]]
+    before = stages.get(STAGE.name, {}).get("recall", {})
+    rows = before["rows"] if before and before["of"] == setting else _recall(against)
+    return {
+        "code": __version__,
+        "config": {},
+        "inputs": runner.input_digests(root, STAGE),
+        "outputs": {},
+        "version": STAGE.version,
+        "recall": {"of": setting, "rows": rows},
+    }
+
+
+def _recall(against: Mapping[str, Any] | None) -> list[Row]:
+    """What decontamination finds of planted copies of its benchmarks; empty where it did not run.
+
+    A benchmark that cannot be read here (its file is elsewhere) has one row that says so.
+    """
+    if against is None:
+        return []
+    from curate.stages.decontaminate import DecontaminateConfig, measure_recall
+    from pipelines.benchmarks import load_benchmark
+
+    config = DecontaminateConfig.parse(against["config"], "decontaminate")
+    rows: list[Row] = []
+    for name in config.against:
+        try:
+            benchmark = load_benchmark(name)
+        except UserError as error:
+            rows.append({"benchmark": name, "copies": f"not measured: {error.message}", "planted": 0, "found": 0})
+            continue
+        # No problem is known to be clean here: `new numbers` alone are the copies that must not be found.
+        measured = measure_recall(name, benchmark, benchmark.slice(0, 1), config)
+        rows += [row for row in measured if row["copies"] != "clean"]
+    return [{**{key: value for key, value in row.items() if key != "rate"}, "found_rate": _share(row)} for row in rows]
+
+
+def _share(row: Row) -> float | None:
+    return row["found"] / row["planted"] if row["planted"] else None
 
 
 def check_card(root: Path) -> list[str]:
@@ -53,7 +97,8 @@ def check_card(root: Path) -> list[str]:
 def card_text(root: Path, name: str, version: str | None = None) -> str:
     """The card of `root` as Markdown; the same tables and manifest give the same text."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
-    manifest = _in_order({**runner.read_manifest(root)["stages"]})
+    stages = runner.read_manifest(root)["stages"]
+    manifest = _in_order(stages)
     with stats.opened(root) as connection:
         summaries = {summarise.__name__: summarise(connection).rows for summarise in stats.SUMMARIES}
     kinds = [row["shard"] for row in summaries["shards"]]
@@ -68,7 +113,7 @@ def card_text(root: Path, name: str, version: str | None = None) -> str:
         "code": ", ".join(sorted({str(entry["code"]) for entry in manifest.values()})),
         "recipe": _recipe({stage: entry["config"] for stage, entry in manifest.items()}),
         "against": _against(manifest),
-        "recall": [],
+        "recall": stages.get(STAGE.name, {}).get("recall", {}).get("rows", []),
         "location": "PATH",
         "kinds": ", ".join(kinds),
     }
@@ -129,14 +174,8 @@ def _stated(card: str, key: str) -> str | None:
 
 
 def _in_order(stages: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest's stages in the order of the pipeline, the card left out."""
-
-    def place(stage: str) -> int:
-        return next((i for i, name in enumerate(STEPS) if stage == name or stage.startswith(f"{name}_")), len(STEPS))
-
-    return {
-        stage: stages[stage] for stage in sorted(stages, key=lambda stage: (place(stage), stage)) if stage != STAGE.name
-    }
+    """The manifest's entries by step of the pipeline, in its order; a step of two stages shows its first."""
+    return {step: stages[step] for step in STEPS if step in stages}
 
 
 def _recipe(configs: Mapping[str, Mapping[str, Any]]) -> str:

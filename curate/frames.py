@@ -50,8 +50,9 @@ def read_rows(
 
 def problem_text(prompts: pl.DataFrame) -> pl.Series:
     """Each problem followed by its options, which are part of what it asks."""
-    options = pl.col("choices").list.join("\n")
-    return prompts.select(pl.concat_str("problem", options, separator="\n", ignore_nulls=True)).to_series()
+    # A word between them, so that an option that begins with a sign does not continue a formula.
+    options = pl.col("choices").list.join("\noption ")
+    return prompts.select(pl.concat_str("problem", options, separator="\noption ", ignore_nulls=True)).to_series()
 
 
 def num_rollouts(root: Path) -> pl.DataFrame:

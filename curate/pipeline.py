@@ -8,6 +8,8 @@ from typing import Any
 
 from pipelines.config import Config, Recipe
 from pipelines.errors import UserError
+from pipelines.executors import SpreadConfig, spread
+from pipelines.runner import refuse_changed_config
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,64 @@ def planned(recipe: Recipe) -> list[str]:
     return names
 
 
-def run_step(root: Path, name: str, recipe: Recipe, *, replace: bool = False) -> Any:
-    """Run one stage with its section of the recipe; returns what the stage reports."""
+def section_of(recipe: Recipe, name: str) -> dict[str, Any]:
+    """A stage's table of settings in a recipe, made where there is none."""
+    section = recipe.setdefault(name, {})
+    if not isinstance(section, dict):
+        raise UserError(f"`{name}` in the recipe is not a table of settings")
+    return section
+
+
+def run_step(
+    root: Path,
+    name: str,
+    recipe: Recipe,
+    *,
+    replace: bool = False,
+    executor: str = "inline",
+    tasks: int = 1,
+    **options: Any,
+) -> list[str]:
+    """Run one stage with its section of the recipe; returns lines that say what it did."""
     step = STEPS[name]
-    return step.load().run(root, step.parse(recipe, name), replace=replace)
+    config = step.parse(recipe, name)
+    where = SpreadConfig.parse({**section_of(recipe, "spread"), "executor": executor, "tasks": tasks}, "spread")
+    if where.executor != "inline":
+        refuse_changed_config(root, step.load().STAGE, config, replace)
+        spread(name, step.module, root, config, where)
+    return summary(root, name, step.load().run(root, config, replace=replace, **options))
+
+
+def summary(root: Path, name: str, report: Any) -> list[str]:
+    """What a stage did, as lines: its own report where it has one, files and rows otherwise."""
+    if hasattr(report, "lines"):
+        return [f"{name}: {line}" for line in report.lines()]
+    title = name.replace("_", "-")
+    if not report.made:
+        return [f"{title}: nothing to do, {report.kept} files are fresh"]
+    lines = [f"{title}: {report.made} files made, {report.kept} kept, {report.rows:,} rows in {report.seconds:.1f} s"]
+    return lines + [f"  {line}" for line in _notes(root, name)]
+
+
+def _notes(root: Path, name: str) -> list[str]:
+    """What a reader wants to know next about what a stage just made."""
+    if name == "verify":
+        from curate.stages.verify import verdict_counts
+
+        return [", ".join(f"{verdict} {count:,}" for verdict, count in verdict_counts(root).items() if count)]
+    if name in _CHOOSES:
+        from curate.conservation import conservation_lines, conserved
+        from pipelines.parquet import read_table, table_files
+
+        table = _CHOOSES[name]
+        lines = conservation_lines(conserved(read_table(table_files(root, table), table)))
+        if name == "build_dpo_pairs":
+            from curate.stages.build_dpo_pairs import length_bias
+
+            lines.append(f"chosen are {length_bias(root):+.1f} tokens longer than rejected on average")
+        return lines
+    return []
+
+
+_CHOOSES = {"split": "selections/split", "build_dpo_pairs": "selections/pairs"}
+"""Stages that choose rows -> the table that says what became of each."""

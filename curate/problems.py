@@ -4,9 +4,17 @@ A problem is a number and a chain of operations on it, told as an expression, as
 a story. Its answer is a whole number. `curate.traces` writes solutions to it.
 """
 
+import json
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.runner import write_text
+from pipelines.tables import prompt_id
+
+LEVELS = {1: "elementary", 2: "elementary", 3: "middle school", 4: "high school", 5: "college", 6: "graduate"}
+"""Number of steps -> level, in the words of `annotations/prompts`."""
 
 LARGEST = 999
 """No running value and no operand is larger."""
@@ -55,6 +63,25 @@ class Problem:
     def level(self) -> int:
         """Number of steps."""
         return len(self.steps)
+
+
+def write_problem_file(
+    path: Path, *, count: int, levels: Sequence[int], seed: int, exclude: Collection[str] = ()
+) -> list[Problem]:
+    """Write `count` problems as JSONL for `curate import`, and return them; see `write_problems`."""
+    problems = write_problems(seed, count, levels, exclude)
+    rows = [
+        {
+            "id": prompt_id(problem.text),
+            "problem": problem.text,
+            "answer": str(problem.answer),
+            "level": LEVELS[problem.level],
+            "domain": problem.domain,
+        }
+        for problem in problems
+    ]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return problems
 
 
 def write_problems(seed: int, count: int, levels: Sequence[int], exclude: Collection[str] = ()) -> list[Problem]:

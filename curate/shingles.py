@@ -44,6 +44,15 @@ _SAME_COMMAND = {r"\\le(?:qslant|q)?(\PL|$)": "<=$1", r"\\ge(?:qslant|q)?(\PL|$)
 _WORDS = r"\p{Han}|\pL+|\d+(?:\.\d+)?"
 _WORDS_AND_SIGNS = _WORDS + r"|[-+*/^=<>()|!%_\[\]]"
 
+_NUMBER_WORD = (
+    "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|"
+    "nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|million|half|third|quarter|"
+    "twice|thrice|double|triple"
+)
+NUMBER_WORDS = frozenset(_NUMBER_WORD.split("|"))
+"""Numbers as words; "one" is left out, for it mostly is no number."""
+_QUANTITY = rf"\b(?:{_NUMBER_WORD})\b|[^\pL\s]+"
+
 
 def words(texts: pl.Series) -> pl.Series:
     """The lower-case words and numbers of each text, a list each; signs and LaTeX commands are left out.
@@ -79,7 +88,7 @@ def _joined_thousands(texts: pl.Series) -> pl.Series:
 
 def quantities(tokens: pl.Series) -> pl.Series:
     """What each list of `words_and_signs` says beside its words: numbers and signs in order, as one string."""
-    return tokens.list.join(" ").str.replace_all(r"\pL+", "").str.replace_all(r" +", " ").str.strip_chars()
+    return tokens.list.join(" ").str.extract_all(_QUANTITY).list.join(" ")
 
 
 def fingerprints(texts: pl.Series, seed: int = 0) -> Hashes:
@@ -129,8 +138,7 @@ def shingles(tokens: pl.Series, size: int) -> Shingles:
 
 def _token_hashes(flat: pl.Series) -> Hashes:
     encoded = flat.to_arrow().dictionary_encode()
-    table = fingerprints(pl.Series(encoded.dictionary.to_pylist(), dtype=pl.String))
-    hashes: Hashes = table[encoded.indices.to_numpy(zero_copy_only=False)]
+    hashes: Hashes = fingerprints(pl.Series(encoded.dictionary))[pl.Series(encoded.indices).to_numpy()]
     return hashes
 
 

@@ -7,7 +7,7 @@ trace may also give up and guess, or check its result over and over and never co
 
 import random
 
-from curate.problems import Problem, Step
+from curate.problems import Problem, Step, write_problem
 
 STRATEGIES: dict[str, tuple[float, float, float]] = {
     "short": (0.9, 0.1, 0.0),
@@ -44,6 +44,19 @@ def _guessing(problem: Problem, rng: random.Random) -> tuple[str, str]:
     """A solution that gives up after its first step and guesses."""
     lines = [write_step(problem.start, problem.steps[0], "short", rng), "This is long, I guess."]
     return "\n".join(lines), f"\\boxed{{{_slipped(problem.answer, rng)}}}"
+
+
+def write_lesson(rng: random.Random) -> tuple[str, str]:
+    """A question for several single steps, and its answer: at one go, or in columns where it says so.
+
+    What the pocket student has learned before it is taught to think.
+    """
+    manner = rng.choice(("short", "careful", "careful"))
+    problems = [write_problem(rng, 1) for _ in range(rng.randint(2, 6))]
+    tasks = [(problem.start, problem.steps[0]) for problem in problems]
+    asked = ", ".join(f"{value}{step.operator}{step.operand}" for value, step in tasks)
+    question = f"Work out{' in columns' if manner == 'careful' else ''}: {asked}."
+    return question, "\n".join(write_step(value, step, manner, rng) for value, step in tasks)
 
 
 def write_step(value: int, step: Step, manner: str, rng: random.Random) -> str:

@@ -61,7 +61,8 @@ class ForeignRows:
 
     def peek(self) -> list[Row]:
         """The first rows that can be read; a layout is recognised by them."""
-        return [row for row in islice(self.read(), _PEEKED_ROWS) if isinstance(row, Row)]
+        readable = (row for row in self.read() if isinstance(row, Row))
+        return list(islice(readable, _PEEKED_ROWS))
 
 
 def open_rows(source: str) -> ForeignRows:
@@ -154,7 +155,7 @@ def _read_file(path: Path) -> _Values:
 
 
 def _open(path: Path) -> IO[bytes]:
-    file: Any = gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+    file: Any = gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # noqa: SIM115
     return file  # type: ignore[no-any-return]
 
 

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TextIO
 
 Advance = Callable[..., None]
@@ -21,7 +22,7 @@ def progress(
     `stream` is stderr unless given. Thread-safe on a terminal only.
     """
     stream = sys.stderr if stream is None else stream
-    reporter = _bar if stream.isatty() else _lines
+    reporter = _bar if stream.isatty() else _log
     with reporter(description, total, unit, stream) as advance:
         yield advance
 
@@ -63,30 +64,41 @@ def _bar(description: str, total: int | None, unit: str, stream: TextIO) -> Iter
 
 
 @contextmanager
-def _lines(description: str, total: int | None, unit: str, stream: TextIO) -> Iterator[Advance]:
+def _log(description: str, total: int | None, unit: str, stream: TextIO) -> Iterator[Advance]:
     """A line about every ten seconds, and one at the end if there was an earlier one."""
-    started = last = time.monotonic()
-    done = 0
-    wrote = False
+    lines = _Lines(description, total, unit, stream, started_s=time.monotonic())
+    yield lambda n=1: lines.advance(n, time.monotonic())
+    if lines.last_s != lines.started_s:
+        lines.write(time.monotonic())
 
-    def write(now: float) -> None:
-        rate = done / max(now - started, 1e-9)
-        share = f"{done:,}" if total is None else f"{done:,}/{total:,}"
-        left = "" if total is None or not rate else f", {_clock((total - done) / rate)} left"
-        stream.write(f"{description}: {share} {unit}, {_rounded(rate)} {unit}/s{left}\n")
-        stream.flush()
 
-    def advance(n: int = 1) -> None:
-        nonlocal done, last, wrote
-        done += n
-        now = time.monotonic()
-        if now - last >= _LOG_EVERY_S:
-            last, wrote = now, True
-            write(now)
+@dataclass
+class _Lines:
+    """What has been done, and when it was last said; times are the caller's clock."""
 
-    yield advance
-    if wrote:
-        write(time.monotonic())
+    description: str
+    total: int | None
+    unit: str
+    stream: TextIO
+    started_s: float
+    last_s: float = field(init=False)
+    done: int = 0
+
+    def __post_init__(self) -> None:
+        self.last_s = self.started_s
+
+    def advance(self, n: int, now_s: float) -> None:
+        self.done += n
+        if now_s - self.last_s >= _LOG_EVERY_S:
+            self.last_s = now_s
+            self.write(now_s)
+
+    def write(self, now_s: float) -> None:
+        rate = self.done / max(now_s - self.started_s, 1e-9)
+        count = f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"
+        left = "" if self.total is None or not rate else f", {_clock((self.total - self.done) / rate)} left"
+        self.stream.write(f"{self.description}: {count} {self.unit}, {_rounded(rate)} {self.unit}/s{left}\n")
+        self.stream.flush()
 
 
 def _rounded(rate: float) -> str:

@@ -12,6 +12,17 @@ from pipelines.runner import write_text
 from pipelines.tables import TABLES, content_id, prompt_id, rollout_id
 
 MODEL = "teacher-7b"
+HELDOUT = (
+    {
+        "problem": "A farmer sells 12 crates of 30 apples each at 2 dollars a crate. How many dollars is that?",
+        "answer": "24",
+    },
+    {
+        "problem": "Find the number of positive integers less than 2024 that are divisible by both 6 and 35.",
+        "answer": "9",
+    },
+)
+"""The benchmark that the run was decontaminated against."""
 SAMPLING = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 4096}
 
 
@@ -220,11 +231,13 @@ def _selection(stage: str, chosen: str, prompt: str, refusal: str | None) -> dic
 
 def _write_manifest(root: Path, filled: dict[str, list[dict[str, Any]]]) -> None:
     """A manifest as the stages would leave it, with the settings a reader of the card asks for."""
+    heldout = root / "heldout.jsonl"
+    write_text(heldout, "".join(json.dumps(item) + "\n" for item in HELDOUT))
     made = {
         "generate": ({"teacher": MODEL, "samples": 4, **SAMPLING}, ["rollouts"]),
         "verify": ({"timeout_s": 5.0}, ["verdicts"]),
         "dedupe": ({"threshold": 0.8}, ["duplicates"]),
-        "decontaminate": ({"against": ["math500"]}, ["contamination"]),
+        "decontaminate": ({"against": [str(heldout)]}, ["contamination"]),
         "split": ({"max_tokens": 16384}, ["selections/split", "shards/midtrain", "shards/sft", "shards/rl"]),
         "build_dpo_pairs": ({"pairs_per_prompt": 1}, ["selections/pairs", "shards/dpo"]),
     }

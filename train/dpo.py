@@ -130,7 +130,7 @@ def _accumulate(
         loss = losses_P.sum() / num_pairs + config.nll_weight * nll / num_chosen
         refuse_nonfinite(loss.item(), "dpo", step, batch.ids)
         loss.backward()
-        parts = {
+        parts: dict[str, Tensor | float] = {
             "loss": losses_P.detach().sum() / num_pairs,
             "nll": nll.detach() / num_chosen,
             **_pair_means(logprobs_P2.detach(), reference, config.beta, num_pairs),

@@ -24,15 +24,15 @@ from pipelines.conversation import user_message
 from pipelines.errors import UserError
 from pipelines.progress import progress
 from pipelines.runner import locked
-from pipelines.samplers import open_sampler
+from pipelines.samplers import Engine, open_sampler
 from pipelines.sampling import Refusal, Sampler, SamplingConfig
 from pipelines.tables import content_id, rollout_id
 from train.answers import answer_votes
 from train.checkpoint import model_digest
 from train.results import EvalResult, ProblemScore
-from train.rollouts import Prompt, Sample, Wanted, judged_samples, sample_seed, write_samples
+from train.rollouts import Prompt, Sample, Wanted, judged_samples, sample_seed, verdict_table, write_samples
 from train.statistics import bootstrap_interval, cons_at_k, pass_at_k
-from verifiers import Outcome, Question, VerifierPool, gold_fault, reward
+from verifiers import VERSIONS, Job, Outcome, Question, Verdict, VerifierPool, gold_fault, reward
 
 _SECONDS_A_FILE = 60.0
 _SAMPLES_A_FILE = 1024
@@ -50,8 +50,8 @@ class EvalConfig(Config):
     instruction: str = "mathematics"
     """Key of `conversation.INSTRUCTIONS`; problems with options take the wording for choices."""
     seed: int = 0
-    engine: str = "auto"
-    """`vllm`, `transformers`, `server`, or `auto`."""
+    engine: Engine = "auto"
+    """What samples; see `pipelines.samplers.open_sampler`."""
     server_url: str | None = None
     max_model_len: int | None = None
     """Longest prompt and completion together; the engine's choice where None."""
@@ -70,6 +70,12 @@ class _Exam:
     prompts: list[Prompt]
     wanted: list[list[Wanted]]
     set_aside: Counter[str]
+
+    @property
+    def judging(self) -> str:
+        """Digest of what verdicts depend on beside the samples: verifiers and reference answers."""
+        references = [[one.prompt_id, one.verifier, one.question.answer, one.question.choices] for one in self.prompts]
+        return content_id("judging", VERSIONS, references)
 
 
 def evaluate(
@@ -91,6 +97,7 @@ def evaluate(
             stack.enter_context(locked(exam.folder))
             parquet.write_file(exam.folder / "prompts" / "00000.parquet", "prompts", [exam.table])
             started = time.monotonic()
+            _judge_again(exam, pool)
             missing = _missing(exam)
             if missing:
                 if sampler is None:
@@ -108,7 +115,7 @@ def evaluate(
 
 def model_weights(model: str, config: EvalConfig) -> str:
     """Digest of what answers: the model's files; name and address for a server."""
-    return content_id("server", config.server_url, model) if config.engine == "server" else model_digest(model)
+    return model_digest(model) if config.server_url is None else content_id("server", config.server_url, model)
 
 
 def _prepare(config: EvalConfig, weights: str, benchmark: str, out: Path) -> _Exam:
@@ -151,11 +158,27 @@ def _wanted(prompt: Prompt, weights: str, identity: dict[str, Any], sample_index
 # --- sampling -------------------------------------------------------------------------------------
 
 
+def _judge_again(exam: _Exam, pool: VerifierPool) -> None:
+    """Judge stored samples that have no verdict (a run was killed), or one by another verifier or reference."""
+    prompts = {prompt.prompt_id: prompt for prompt in exam.prompts}
+    for path in parquet.table_files(exam.folder, "rollouts"):
+        target = exam.folder / "verdicts" / path.name
+        if target.is_file() and parquet.facts(target).made_from == exam.judging:
+            continue
+        rows = parquet.read_table(path, "rollouts", ["rollout_id", "prompt_id", "response"]).to_pylist()
+        known = [row for row in rows if row["prompt_id"] in prompts]
+        asked = [prompts[row["prompt_id"]] for row in known]
+        jobs = (Job(one.verifier, one.question, row["response"]) for one, row in zip(asked, known, strict=True))
+        verdicts = dict(zip([row["rollout_id"] for row in known], pool.verify(jobs), strict=True))
+        unasked = Verdict(Outcome.UNDECIDED, None, "unasked", "none")  # no longer in the benchmark
+        table = verdict_table(
+            (row["rollout_id"], row["prompt_id"], verdicts.get(row["rollout_id"], unasked)) for row in rows
+        )
+        parquet.write_file(target, "verdicts", [table], exam.judging)
+
+
 def _missing(exam: _Exam) -> list[Wanted]:
     """The samples that are not stored yet."""
-    for path in parquet.table_files(exam.folder, "rollouts"):
-        if not (exam.folder / "verdicts" / path.name).is_file():
-            path.unlink()  # a run was killed between the two files
     verdicts = parquet.table_files(exam.folder, "verdicts")
     stored = set(parquet.read_table(verdicts, "verdicts", ["rollout_id"])["rollout_id"].to_pylist())
     return [one for wanted_S in exam.wanted for one in wanted_S if one.rollout_id not in stored]
@@ -169,7 +192,8 @@ def _sample(exam: _Exam, missing: Sequence[Wanted], config: EvalConfig, sampler:
     def store() -> None:
         files = parquet.table_files(exam.folder, "rollouts")
         name = f"{int(files[-1].stem) + 1 if files else 0:05d}.parquet"
-        write_samples(exam.folder, name, taken, sampler.model, config.sampling(), f"eval:{exam.name}", None)
+        source = f"eval:{exam.name}"
+        write_samples(exam.folder, name, taken, sampler.model, config.sampling(), source, judged_by=exam.judging)
         taken.clear()
 
     with progress(f"evaluating on {exam.name}", len(missing), "samples") as advance:

@@ -103,7 +103,7 @@ def train_rl(
             refresh()
             rollouts = sample_step(sampler, pool, prompts, config, step=step, cursor=cursor, temperature=temperature)
             sampling = step_sampling(config, temperature)
-            write_samples(out, f"{step:05d}.parquet", rollouts.samples, sampler.model, sampling, "rl", step)
+            write_samples(out, f"{step:05d}.parquet", rollouts.samples, sampler.model, sampling, "rl", step=step)
             if not rollouts.used:
                 fault = without_signal(rollouts, step)
                 if step == 0 or not mastered(rollouts):

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -274,11 +274,17 @@ def write_samples(
     model: str,
     sampling: SamplingConfig,
     source: str,
-    step: int | None,
+    *,
+    step: int | None = None,
+    judged_by: str = "",
 ) -> None:
-    """Write `samples` as file `name` of the `rollouts` and the `verdicts` of `root`, each whole or not at all."""
+    """Write `samples` as file `name` of the `rollouts` and the `verdicts` of `root`, each whole or not at all.
+
+    `judged_by` goes into the footer of the verdicts, as what they were made from.
+    """
+    verdicts = verdict_table((one.wanted.rollout_id, one.wanted.prompt.prompt_id, one.verdict) for one in samples)
     parquet.write_file(root / "rollouts" / name, "rollouts", [_rollouts(samples, model, sampling, source, step)])
-    parquet.write_file(root / "verdicts" / name, "verdicts", [_verdicts(samples)])
+    parquet.write_file(root / "verdicts" / name, "verdicts", [verdicts], judged_by)
 
 
 def _rollouts(
@@ -314,17 +320,18 @@ def _rollouts(
     return pa.Table.from_pylist(rows, schema=ROLLOUTS)
 
 
-def _verdicts(samples: Sequence[Sample]) -> pa.Table:
+def verdict_table(verdicts: Iterable[tuple[str, str, Verdict]]) -> pa.Table:
+    """Rows of `verdicts` from (rollout id, prompt id, verdict)."""
     rows = [
         {
-            "rollout_id": sample.wanted.rollout_id,
-            "prompt_id": sample.wanted.prompt.prompt_id,
-            "verdict": sample.verdict.outcome.value,
-            "extracted": sample.verdict.extracted,
-            "rule": sample.verdict.rule,
-            "verifier": sample.verdict.verifier,
+            "rollout_id": rollout,
+            "prompt_id": prompt,
+            "verdict": verdict.outcome.value,
+            "extracted": verdict.extracted,
+            "rule": verdict.rule,
+            "verifier": verdict.verifier,
         }
-        for sample in samples
+        for rollout, prompt, verdict in verdicts
     ]
     return pa.Table.from_pylist(rows, schema=VERDICT_LABELS)
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from curate import shingles
-from curate.candidates import first_reason, problem_lookup, prompt_candidates, rollout_candidates
+from curate.candidates import READS, first_reason, problem_lookup, prompt_candidates, rollout_candidates
 from curate.conservation import conserved
 from curate.frames import read_frame, read_rows
 from pipelines.config import Config
@@ -25,19 +25,7 @@ from pipelines.errors import UserError
 from pipelines.runner import Batches, Outcome, Stage, run_set_stage
 from pipelines.tables import SELECTIONS, SHARDS
 
-STAGE = Stage(
-    "build_dpo_pairs",
-    reads=(
-        "prompts",
-        "rollouts",
-        "verdicts",
-        "duplicates",
-        "contamination",
-        "annotations/prompts",
-        "annotations/rollouts",
-    ),
-    writes=("selections/pairs", "shards/dpo"),
-)
+STAGE = Stage("build_dpo_pairs", reads=READS, writes=("selections/pairs", "shards/dpo"))
 
 
 class BuildDpoPairsConfig(Config):
@@ -118,7 +106,8 @@ def _sided(rollouts: pl.DataFrame, config: BuildDpoPairsConfig) -> pl.DataFrame:
     if config.reject_no_answer:
         rejected |= verdict == "no_answer"
     truncated = pl.lit(config.reject_truncated) | ~pl.col("truncated")
-    usable = ~(pl.col("contaminated") | pl.col("duplicate_problem") | pl.col("duplicate_trace"))
+    labelled = pl.col("num_tokens").is_not_null()
+    usable = labelled & ~(pl.col("contaminated") | pl.col("duplicate_problem") | pl.col("duplicate_trace"))
     right = (verdict == "correct") & ~pl.col("truncated")
     sided = rollouts.filter(usable & (right | (rejected & truncated))).with_columns(right=verdict == "correct")
     group = ["prompt_id"] if config.across_models else ["prompt_id", "model", "sampling_id"]
@@ -128,7 +117,7 @@ def _sided(rollouts: pl.DataFrame, config: BuildDpoPairsConfig) -> pl.DataFrame:
         "prompt_id",
         "num_tokens",
         "right",
-        pl.concat_str(group, separator="\\n").alias("group"),
+        pl.concat_str(group, separator="\n").alias("group"),
         pl.Series("order", shingles.fingerprints(sided["rollout_id"], config.seed)),
     ).sort("order", "rollout_id")
 

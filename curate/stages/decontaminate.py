@@ -73,6 +73,11 @@ def run(root: Path, config: DecontaminateConfig, *, replace: bool = False) -> Ou
     from pipelines.benchmarks import load_benchmark
 
     benchmarks = {name: load_benchmark(name) for name in config.against}
+    for name, benchmark in benchmarks.items():
+        if not benchmark.num_rows:
+            raise UserError(
+                f"benchmark `{name}` has no problems", hint="check the file, or leave it out of `--against`"
+            )
     digests = [content_id(name, _content(table)) for name, table in benchmarks.items()]
     prompts = (
         batch
@@ -208,7 +213,9 @@ def is_copy(window: Sequence[str], item: Sequence[str]) -> bool:
 
 
 def _numbers(tokens: Counter[str]) -> Counter[str]:
-    return Counter({token: count for token, count in tokens.items() if not token.isalpha()})
+    return Counter(
+        {token: count for token, count in tokens.items() if not token.isalpha() or token in shingles.NUMBER_WORDS}
+    )
 
 
 # --- recall ---------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub import errors as hub_errors
 
-from curate.card import card_text
+from curate.card import STAGE, card_text, write_card
 from pipelines import runner, versions
 from pipelines.errors import UserError
 from pipelines.versions import RECORD, OnBytes, Reference, Version
@@ -38,10 +38,13 @@ def publish(
 ) -> Published:
     """Publish `root` as `version` of `destination`: a folder, an fsspec URL, or `hf:ORG/NAME`.
 
-    The last part of the destination is the data set's name. `cards` is a folder that gets a copy of
+    The last part of the destination is the data set's name. A card that is missing or stale is
+    written first, in `root` too. `cards` is a folder that gets a copy of
     the card as `NAME-VERSION.md`; `on_bytes` hears of bytes stored.
     """
     reference = Reference(destination, versions.checked_number(version))
+    if runner.state(root, STAGE) != "done":
+        write_card(root)
     with tempfile.TemporaryDirectory(prefix="tracemill-publish-") as scratch:
         card = Path(scratch) / "README.md"
         card.write_text(card_text(root, reference.name, version), encoding="utf-8")

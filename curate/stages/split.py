@@ -14,7 +14,14 @@ import pyarrow as pa
 from pydantic import Field
 
 from curate import shingles
-from curate.candidates import first_reason, problem_lookup, prompt_candidates, rollout_candidates, verdict_reasons
+from curate.candidates import (
+    READS,
+    first_reason,
+    problem_lookup,
+    prompt_candidates,
+    rollout_candidates,
+    verdict_reasons,
+)
 from curate.conservation import conserved
 from curate.frames import read_frame, read_frames
 from pipelines.config import Config
@@ -25,19 +32,7 @@ from pipelines.tables import SELECTIONS, SHARDS
 from verifiers import Job, Question, VerifierPool
 from verifiers import Outcome as Word
 
-STAGE = Stage(
-    "split",
-    reads=(
-        "prompts",
-        "rollouts",
-        "verdicts",
-        "duplicates",
-        "contamination",
-        "annotations/prompts",
-        "annotations/rollouts",
-    ),
-    writes=("selections/split", "shards/midtrain", "shards/sft", "shards/rl"),
-)
+STAGE = Stage("split", reads=READS, writes=("selections/split", "shards/midtrain", "shards/sft", "shards/rl"))
 
 
 class SplitConfig(Config):

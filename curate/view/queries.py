@@ -59,8 +59,9 @@ def facets(connection: duckdb.DuckDBPyConnection) -> dict[str, list[Row]]:
         "verdicts": _rows(connection, "SELECT verdict AS name, count(*) AS rows FROM verdicts GROUP BY 1 ORDER BY 1"),
         "choices": _rows(
             connection,
-            "SELECT stage || ':' || coalesce(refusal, 'chosen') AS name, count(*) AS rows FROM selections GROUP BY ALL "
-            "ORDER BY any_value(list_position(['midtrain', 'sft', 'dpo', 'rl'], stage)), any_value(refusal) NULLS FIRST",
+            "SELECT stage || ':' || coalesce(refusal, 'chosen') AS name, count(*) AS rows "
+            "FROM selections GROUP BY stage, refusal "
+            "ORDER BY list_position(['midtrain', 'sft', 'dpo', 'rl'], stage), refusal NULLS FIRST",
         ),
     }
 
@@ -112,7 +113,8 @@ def _conditions(chosen: Filter) -> tuple[str, Row]:
         values["verdict"] = chosen.verdict
     if chosen.choice:
         conditions.append(
-            "prompt_id IN (SELECT prompt_id FROM selections WHERE stage = $stage AND coalesce(refusal, 'chosen') = $refusal)"
+            "prompt_id IN (SELECT prompt_id FROM selections "
+            "WHERE stage = $stage AND coalesce(refusal, 'chosen') = $refusal)"
         )
         values["stage"], _, values["refusal"] = chosen.choice.partition(":")
     return " AND ".join(conditions), values
@@ -164,8 +166,8 @@ def rollouts(connection: duckdb.DuckDBPyConnection, prompt_id: str, verdict: str
 
 
 _ROLLOUTS = """
-SELECT r.rollout_id, r.model, r.sample_index, r.temperature, r.step, r.reasoning_form, r.finish_reason, r.upstream_label,
-       r.source, left(r.reasoning, $most) AS reasoning, left(r.response, $most) AS response,
+SELECT r.rollout_id, r.model, r.sample_index, r.temperature, r.step, r.reasoning_form, r.finish_reason,
+       r.upstream_label, r.source, left(r.reasoning, $most) AS reasoning, left(r.response, $most) AS response,
        coalesce(length(r.reasoning), 0) + length(r.response) AS num_chars,
        coalesce(length(r.reasoning), 0) > $most OR length(r.response) > $most AS cut,
        coalesce(a.num_tokens, r.completion_tokens) AS num_tokens, a.truncated, a.repeated_share,

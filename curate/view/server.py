@@ -50,11 +50,12 @@ def serve(root: Path, port: int, on_ready: Callable[[str], object]) -> None:
 def open_server(
     connection: duckdb.DuckDBPyConnection, title: str, port: int
 ) -> tuple[uvicorn.Server, socket.socket, str]:
-    """A server, the socket it is to listen on, and the address with its token."""
+    """A server, the socket it listens on, and the address with its token."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
+        listener.listen()  # the address works from the moment it is told
     except OSError as error:
         listener.close()
         raise UserError(f"cannot listen on port {port}: {error.strerror}", hint="choose another --port") from None

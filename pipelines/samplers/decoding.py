@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _ATTENTION = "tracemill_cached"
 _SPARE_POSITIONS = 256
 """Cache positions allotted at first beyond the prompt; doubled whenever they run out."""
+
+_FIRST_LOOK = 256
+"""Tokens looked at first for the smallest set that holds top_p."""
 
 
 @dataclass
@@ -148,7 +150,7 @@ class Prefill:
         query_RTHD = query_NHD.new_zeros((len(block.rows), block.longest, *query_NHD.shape[1:]))
         query_RTHD[self._row_N, self.positions_N] = query_NHD
         # Rows are padded on the right, so causal attention never looks at padding from a real position.
-        out_RHTD = F.scaled_dot_product_attention(
+        out_RHTD = nn.functional.scaled_dot_product_attention(
             query_RTHD.transpose(1, 2),
             block.keys[layer][:, :, : block.longest],
             block.values[layer][:, :, : block.longest],
@@ -172,33 +174,33 @@ class Decode:
 
     @staticmethod
     def _mask(block: Block) -> Tensor:
-        """Additive mask (R, 1, 1, T): a row sees what it holds and the token being written."""
+        """What is hidden, (R, 1, 1, T): a row sees what it holds and the token being written."""
         positions_T = torch.arange(block.longest + 1, device=block.lengths_R.device)
-        hidden_RT = positions_T > block.lengths_R[:, None]
-        return torch.zeros(hidden_RT.shape, device=hidden_RT.device).masked_fill_(hidden_RT, -torch.inf)[:, None, None]
+        return (positions_T > block.lengths_R[:, None])[:, None, None]
 
     def attend(self, layer: int, query_NHD: Tensor, key_NKD: Tensor, value_NKD: Tensor, scale: float) -> Tensor:
         sizes = [len(block.rows) for block in self._blocks]
-        parts = zip(query_NHD.split(sizes), key_NKD.split(sizes), value_NKD.split(sizes), strict=True)
+        parts = zip(*(torch.split(states, sizes) for states in (query_NHD, key_NKD, value_NKD)), strict=True)
         outs = []
-        for block, index_R, mask, (query_RHD, key_RKD, value_RKD) in zip(
+        for block, index_R, hidden, (query_RHD, key_RKD, value_RKD) in zip(
             self._blocks, self._index, self._masks, parts, strict=True
         ):
             keys, values = block.keys[layer], block.values[layer]
             keys[index_R, :, block.lengths_R] = key_RKD
-            values[:, :, block.longest] = 0  # masked weights are 0, and 0 * garbage must not be NaN
+            values[:, :, block.longest] = 0  # hidden positions weigh 0, and 0 * garbage must not be NaN
             values[index_R, :, block.lengths_R] = value_RKD
             stop = block.longest + 1
             # The G query heads that share a key-value head stand in the place of query positions.
             query_RKGD = query_RHD.unflatten(1, (keys.shape[1], -1)) * scale
-            scores = torch.matmul(query_RKGD, keys[:, :, :stop].transpose(2, 3)).float().add_(mask)
+            scores = torch.matmul(query_RKGD, keys[:, :, :stop].transpose(2, 3)).float()
+            scores.masked_fill_(hidden, -torch.inf)
             out_RKGD = torch.matmul(scores.softmax(dim=-1).to(values.dtype), values[:, :, :stop])
             outs.append(out_RKGD.flatten(1, 2))
         return torch.cat(outs)
 
 
 def _cached_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, **kwargs: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """transformers' attention interface over our caches: (1, heads, N, D) in, (1, N, heads, D) out."""
     state: Prefill | Decode = kwargs["tracemill_state"]
@@ -273,9 +275,9 @@ def draw(
     logprobs_NV = (logits_NV / temperature).log_softmax(dim=-1)
     order_NV = None
     if top_p < 1.0 or top_k > 0:
-        logprobs_NV, order_NV = logprobs_NV.sort(dim=-1, descending=True)
+        logprobs_NV, order_NV = _likeliest(logprobs_NV, top_p, top_k)
         if top_k > 0:
-            logprobs_NV = logprobs_NV[:, :top_k].log_softmax(dim=-1)
+            logprobs_NV = logprobs_NV.log_softmax(dim=-1)
         if top_p < 1.0:
             probs_NV = logprobs_NV.exp()
             beyond_NV = probs_NV.cumsum(dim=-1) - probs_NV >= top_p
@@ -287,6 +289,18 @@ def draw(
     picked_N = logprobs_NV.gather(1, picks_N1)[:, 0]
     tokens_N1 = picks_N1 if order_NV is None else order_NV.gather(1, picks_N1)
     return tokens_N1[:, 0], picked_N
+
+
+def _likeliest(logprobs_NV: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
+    """The `top_k` best tokens of each row, or as many as surely hold `top_p`: logprobs, descending, and tokens."""
+    vocabulary = logprobs_NV.shape[1]
+    width = min(vocabulary, top_k or _FIRST_LOOK)
+    while True:
+        best_NW, tokens_NW = logprobs_NV.topk(width, dim=-1)
+        # A small part of a large vocabulary nearly always does, and sorting all of it would dominate a step.
+        if top_k or width == vocabulary or bool((best_NW.exp().sum(dim=-1) > top_p).all()):
+            return best_NW, tokens_NW
+        width = min(vocabulary, 16 * width)
 
 
 # --- LongRoPE -------------------------------------------------------------------------------------
@@ -306,7 +320,9 @@ def pin_longrope(module: nn.Module, max_model_len: int) -> None:
         original = part.config.rope_parameters["original_max_position_embeddings"]  # type: ignore[union-attr, index]
         length = original + 1 if max_model_len > original else None
         inv_freq, part.attention_scaling = ROPE_INIT_FUNCTIONS["longrope"](  # type: ignore[assignment]
-            part.config, part.inv_freq.device, seq_len=length  # type: ignore[union-attr, arg-type]
+            part.config,
+            part.inv_freq.device,
+            seq_len=length,
         )
         part.inv_freq = inv_freq
         part.rope_type = "default"  # type: ignore[assignment] # what makes a forward pass choose again

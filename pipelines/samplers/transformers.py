@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from pipelines.sampling import Completion, Refusal, Request, SamplingConfig
 from pipelines.samplers.chat import ChatFormat, chat_format, load_chat_format
 from pipelines.samplers.decoding import Block, Decode, Prefill, Row, draw, merged, pin_longrope, step_logits, uniforms
+from pipelines.sampling import Completion, Refusal, Request, SamplingConfig
 
 _MAX_BLOCKS = 8
 """Attention runs block by block: more of them cost more kernel launches, fewer of them more padding."""
@@ -62,7 +62,8 @@ class TransformersSampler:
         device = torch.accelerator.current_accelerator() or torch.device("cpu")
         if dtype == "auto":
             dtype = "float32" if device.type == "cpu" else "bfloat16"
-        module = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).to(device).eval()
+        module: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        module.to(device).eval()
         length = min(max_model_len or module.config.max_position_embeddings, module.config.max_position_embeddings)
         pin_longrope(module, length)
         return cls(model, module, load_chat_format(source), max_model_len=length, max_rows=max_rows)
@@ -134,7 +135,7 @@ class TransformersSampler:
         """Rows at once, so that even if all ran to `max_tokens` the cache would fit."""
         shape = self._module.config
         head_dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-        position_bytes = 2 * shape.num_hidden_layers * shape.num_key_value_heads * head_dim * 4
+        position_bytes = int(2 * shape.num_hidden_layers * shape.num_key_value_heads * head_dim * 4)
         row_bytes = position_bytes * min(self._max_model_len, 2 * config.max_tokens)
         return max(1, min(self._max_rows, self._cache_bytes // row_bytes))
 
@@ -175,9 +176,7 @@ class TransformersSampler:
                 block.advance()
             self._append([row for block in blocks for row in block.rows], logits_NV, config, finished)
 
-    def _append(
-        self, rows: list[Row], logits_NV: torch.Tensor, config: SamplingConfig, finished: list[Row]
-    ) -> None:
+    def _append(self, rows: list[Row], logits_NV: torch.Tensor, config: SamplingConfig, finished: list[Row]) -> None:
         """Draw a token for each row that is not finished; those that it finishes join `finished`."""
         numbers = uniforms([row.seed for row in rows], [len(row.token_ids) for row in rows])
         uniforms_N = torch.from_numpy(numbers).to(logits_NV.device)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipelines.errors import UserError
-from pipelines.sampling import Completion, Refusal, Request, SamplingConfig
 from pipelines.samplers.chat import load_chat_format, model_config
+from pipelines.sampling import Completion, Refusal, Request, SamplingConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,6 +56,7 @@ class VllmSampler:
             tensor_parallel_size=tensor_parallel,
             gpu_memory_utilization=gpu_memory,
             enforce_eager=on_cpu,
+            **(_whole_prefills(self._max_model_len) if on_cpu else {}),
             # Of the distribution that was drawn from: temperature, and top_p and top_k where set.
             logprobs_mode="processed_logprobs",
             generation_config="vllm",  # every setting comes from SamplingConfig
@@ -101,6 +102,7 @@ class VllmSampler:
 
     def _submit(self, request: Request, config: SamplingConfig, logprobs: bool) -> Refusal | None:
         from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         prompt_ids = self._chat.prompt_ids(request.messages)
@@ -119,7 +121,7 @@ class VllmSampler:
             detokenize=False,  # decoded here, once, so that all samplers write the same text
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        self._engine.add_request(request.id, {"prompt_token_ids": prompt_ids}, params)
+        self._engine.add_request(request.id, tokens_input(prompt_ids), params)
         return None
 
     def _completion(self, output: Any, logprobs: bool) -> Completion:
@@ -150,6 +152,15 @@ def _set_environment(on_cpu: bool, in_process: bool) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def _whole_prefills(max_model_len: int) -> dict[str, Any]:
+    """Settings under which no prompt is read in pieces.
+
+    vLLM 0.32 rewinds a seeded request's generator after each piece, which a CPU generator cannot do:
+    the engine dies.
+    """
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_model_len, 4096)}
 
 
 def _load_engine(**settings: Any) -> Any:

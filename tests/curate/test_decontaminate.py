@@ -31,9 +31,7 @@ def table(*rows: Row) -> pa.Table:
 
 def hits(problem: str, *items: str, **columns: list[str]) -> list[Row]:
     benchmark = table(*(prompt(item, source_id=f"item-{k}") for k, item in enumerate(items)))
-    found = decontaminate(
-        table(prompt(problem, **columns)).to_batches(), {"heldout": benchmark}, DecontaminateConfig()
-    )
+    found = decontaminate(table(prompt(problem, **columns)).to_batches(), {"heldout": benchmark}, DecontaminateConfig())
     return [row for batch in found for row in batch.to_pylist()]
 
 
@@ -80,13 +78,11 @@ def test_a_short_item_is_found(copy: str):
         "Simplify $-10+4(n-5)$.",
         "Simplify $-10-4(n-5)+3n$.",
         "Simplify $-10-4(n-6)$.",
-        r"Simplify $\sin(-10-4(n-5))$ and $\cos n$.",
         "Simplify it.",
     ],
 )
 def test_a_short_item_with_another_sign_or_more_to_it_is_another(other: str):
-    found = hits(other, SHORT)
-    assert found == [] or "sin" in other  # a copy inside a function still shows the item
+    assert hits(other, SHORT) == []
 
 
 def test_options_tell_short_questions_apart():
@@ -113,13 +109,13 @@ STARTS = [
 
 
 def test_window_and_numbers_by_hand():
-    item = "a b c 1 d e f 2 g".split()
-    assert matched_window("x 9 a b c 1 d e f 2 g y".split(), item, 3) == item
+    item = list("abc1def2g")
+    assert matched_window(list("x9abc1def2gy"), item, 3) == item
     # The item's first token would stand where "q" does; its last where "7" does.
-    assert matched_window("p q b c 1 d e f 7".split(), item, 3) == "q b c 1 d e f 7".split() + []
+    assert matched_window(list("pqbc1def7"), item, 3) == list("qbc1def7")
     assert is_copy(item, item)
-    assert not is_copy("a b c 1 d e f 7 g".split(), item)
-    assert is_copy("a b c d e f 2 g".split(), item)  # a number lost is no other number
+    assert not is_copy(list("abc1def7g"), item)
+    assert is_copy(list("abcdef2g"), item)  # a number lost is no other number
 
 
 def test_recall_on_real_benchmarks(shared_data: Path):

@@ -142,7 +142,7 @@ def test_rollouts_and_verdicts_are_stored_side_by_side(pool, tmp_path: Path):
     texts = {**MIXED, order[0]: [f"<think>\neasy\n</think>\n\n{RIGHT[order[0]]}", "so it is..."]}
     rollouts = step_of(ScriptedPolicy(texts), pool, temperature=0.75)
     sampling = step_sampling(RolloutConfig(max_tokens=64), 0.75)
-    write_samples(tmp_path, "00003.parquet", rollouts.samples, "scripted", sampling, "rl", 3)
+    write_samples(tmp_path, "00003.parquet", rollouts.samples, "scripted", sampling, "rl", step=3)
     stored = parquet.read_table(tmp_path / "rollouts" / "00003.parquet", "rollouts").to_pylist()
     verdicts = parquet.read_table(tmp_path / "verdicts" / "00003.parquet", "verdicts").to_pylist()
     assert len(stored) == 8

@@ -1,0 +1,104 @@
+"""Where rollouts come from: in-process vLLM, an OpenAI-compatible server, transformers, or a script."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Literal
+
+from pipelines.errors import UserError
+from pipelines.models import resolve_model
+from pipelines.sampling import Sampler
+
+Engine = Literal["auto", "vllm", "transformers", "server"]
+
+
+def open_sampler(
+    model: str,
+    *,
+    engine: Engine = "auto",
+    server_url: str | None = None,
+    name: str | None = None,
+    dtype: str = "auto",
+    max_model_len: int | None = None,
+    max_rows: int = 256,
+    concurrency: int = 256,
+    in_process: bool = False,
+) -> Sampler:
+    """A sampler for `model`: a folder, a shipped model, `hf:ORG/NAME`, or what `server_url` serves by that name.
+
+    `auto` is the server where a URL is given, vLLM on an accelerator that has it, transformers otherwise
+    (on a CPU it is as fast for small models and loads at once). `name` is what rollouts are stored under,
+    by default `model_name(model)`. `max_model_len` bounds prompt and completion together, and settles which
+    LongRoPE factors a model uses throughout: the long ones if it exceeds the original context, as it does
+    by default. `in_process` keeps vLLM's engine in this process, so that its weights can be replaced.
+    """
+    if server_url is not None and engine not in ("auto", "server"):
+        raise UserError(f"engine `{engine}` does not use a server", hint="leave out --server or --engine")
+    if engine == "server" or server_url is not None:
+        if server_url is None:
+            raise UserError("engine `server` needs a URL", hint="--server http://localhost:8000/v1")
+        return _open_server(model, server_url, name, concurrency)
+    source = resolve_model(model)
+    stored_name = name or model_name(model)
+    if engine == "auto":
+        engine = _fitting_engine()
+    if engine == "vllm":
+        from pipelines.samplers.vllm import VllmSampler
+
+        return VllmSampler(
+            stored_name, source, dtype=dtype, max_model_len=max_model_len, max_rows=max_rows, in_process=in_process
+        )
+    from pipelines.samplers.transformers import TransformersSampler
+
+    return TransformersSampler.open(stored_name, source, dtype=dtype, max_model_len=max_model_len, max_rows=max_rows)
+
+
+def model_name(model: str) -> str:
+    """What rollouts of `model` are stored under: a hub id, or `folder@digest` of a local model's weights.
+
+    A folder that is trained further is another model, so its rollouts get other ids.
+    """
+    if model.startswith("hf:"):
+        return model.removeprefix("hf:")
+    folder = Path(resolve_model(model))
+    return f"{folder.resolve().name}@{weights_digest(folder)}"
+
+
+def weights_digest(folder: Path) -> str:
+    """Digest, 8 hex digits, of a model folder: its config, and 64 pieces of each weight file.
+
+    Training moves every weight, so the pieces tell; reading all of a large model would take minutes.
+    """
+    digest = hashlib.blake2b((folder / "config.json").read_bytes(), digest_size=4)
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as weights:
+            for piece in range(64):
+                weights.seek(size * piece // 64)
+                digest.update(weights.read(4096))
+    return digest.hexdigest()
+
+
+def _open_server(model: str, server_url: str, name: str | None, concurrency: int) -> Sampler:
+    from pipelines.samplers.server import ServerSampler
+
+    served = model.removeprefix("hf:")
+    sampler = ServerSampler(name or served, server_url, served_name=served, concurrency=concurrency)
+    try:
+        listed = sampler.served_models()
+        if listed is not None and served not in listed:
+            raise UserError(
+                f"{server_url} does not serve `{served}`", hint=f"it serves {', '.join(listed) or 'nothing'}"
+            )
+    except UserError:
+        sampler.close()
+        raise
+    return sampler
+
+
+def _fitting_engine() -> Engine:
+    import torch
+
+    on_accelerator = torch.accelerator.current_accelerator() is not None
+    return "vllm" if on_accelerator and importlib.util.find_spec("vllm") is not None else "transformers"

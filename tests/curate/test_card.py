@@ -1,0 +1,129 @@
+"""The card: the Hub reads its front matter, `datasets` opens what it names, and its numbers are the tables'."""
+
+import tomllib
+from pathlib import Path
+
+import datasets
+import pytest
+from huggingface_hub import DatasetCard
+from run_directories import small_run, write_rows
+
+from curate.card import STAGE, check_card, template_file, write_card
+from pipelines import parquet, runner
+from pipelines.errors import UserError
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return small_run(tmp_path / "sums")
+
+
+def test_front_matter(run: Path):
+    card = DatasetCard(write_card(run, version="1.2.0").read_text())
+    facts = card.data.to_dict()
+    assert [config["config_name"] for config in facts["configs"]] == ["midtrain", "sft", "dpo", "rl"]
+    assert facts["license"] == ["apache-2.0", "mit"]
+    assert facts["size_categories"] == ["n<1K"]
+    assert (facts["pretty_name"], facts["version"]) == ("sums", "1.2.0")
+
+
+def test_datasets_opens_every_config(run: Path, tmp_path: Path):
+    write_card(run)
+    rows = {}
+    for kind in ("midtrain", "sft", "dpo", "rl"):
+        loaded = datasets.load_dataset(str(run), kind, split="train", cache_dir=str(tmp_path / "cache"))
+        rows[kind] = loaded.num_rows
+    assert rows == {"midtrain": 7, "sft": 7, "dpo": 2, "rl": 5}
+    message = datasets.load_dataset(str(run), cache_dir=str(tmp_path / "cache"))["train"][0]["messages"]
+    assert [turn["role"] for turn in message] == ["user", "assistant"]
+
+
+def test_an_empty_shard_has_no_config(run: Path):
+    write_rows(run, "shards/dpo", [])
+    facts = DatasetCard(write_card(run).read_text()).data.to_dict()
+    assert [config["config_name"] for config in facts["configs"]] == ["midtrain", "sft", "rl"]
+
+
+def test_numbers_are_the_tables(run: Path):
+    text = write_card(run).read_text()
+    assert "| correct | 11 | 45.8 % |" in text
+    assert "| additions | 3 | 1 | 12 | 5 | 4 | 3 | 0 |" in text
+    assert "| math500 | containment | 1 | 1 | 0.75 |" in text
+    assert "| midtrain | 24 | 7 | 17 | 7 | yes |" in text
+
+
+def test_the_recipe_on_the_card_can_be_run(run: Path):
+    text = write_card(run).read_text()
+    recipe = tomllib.loads(text.split("```toml\n")[1].split("```")[0])
+    assert recipe["steps"] == ["generate", "verify", "dedupe", "decontaminate", "split", "build_dpo_pairs"]
+    assert recipe["decontaminate"] == {"against": [str(run / "heldout.jsonl")]}
+
+
+def test_recall_is_measured_once_and_kept(run: Path):
+    text = write_card(run).read_text()
+    heldout = str(run / "heldout.jsonl")
+    assert f"| {heldout} | verbatim | 2 | 2 | 100.0 % |" in text
+    assert f"| {heldout} | new numbers | 2 | 0 | 0.0 % |" in text
+    (run / "heldout.jsonl").unlink()
+    assert write_card(run).read_text() == text
+    assert check_card(run) == []
+
+
+def test_a_benchmark_that_is_elsewhere_is_said(run: Path):
+    (run / "heldout.jsonl").unlink()
+    assert "not measured" in write_card(run).read_text()
+
+
+def test_the_check_finds_what_no_longer_holds(run: Path):
+    write_card(run)
+    assert check_card(run) == []
+    rows = parquet.read_table(run / "verdicts/00000.parquet", "verdicts").to_pylist()
+    rows[0]["verdict"] = "incorrect"
+    write_rows(run, "verdicts", rows)
+    differing = check_card(run)
+    assert "-| correct | 11 | 45.8 % |" in differing
+    assert "+| correct | 10 | 41.7 % |" in differing
+
+
+def test_the_check_finds_a_number_written_by_hand(run: Path):
+    path = write_card(run, version="1.0.0")
+    path.write_text(path.read_text().replace("| correct | 11 |", "| correct | 24 |"))
+    assert "-| correct | 24 | 45.8 % |" in check_card(run)
+
+
+def test_no_card_is_said(run: Path):
+    with pytest.raises(UserError, match="no card"):
+        check_card(run)
+
+
+def test_the_card_goes_stale_with_its_tables(run: Path):
+    assert runner.state(run, STAGE) == "missing"
+    write_card(run)
+    assert runner.state(run, STAGE) == "done"
+    write_rows(run, "duplicates", [])
+    assert runner.state(run, STAGE) == "stale"
+
+
+def test_text_from_data_cannot_break_the_page(run: Path):
+    rows = parquet.read_table(run / "prompts/00000.parquet", "prompts").to_pylist()
+    hostile = "x | y\n# heading <script>alert(1)</script> [a](javascript:b) `"
+    write_rows(run, "prompts", [{**row, "source": hostile, "licence": hostile} for row in rows])
+    text = write_card(run, name="a\n---\nb").read_text()
+    assert "\n# heading" not in text
+    assert "<script" not in text.replace("\\<script", "")
+    assert "](javascript" not in text.replace("\\](javascript", "")
+    assert DatasetCard(text).data.to_dict()["pretty_name"] == "a-----b"
+    assert DatasetCard(text).data.to_dict()["license"] == "other"
+    assert check_card(run) == []
+
+
+def test_a_directory_without_anything_has_a_card(tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    text = write_card(tmp_path / "out").read_text()
+    assert "No shards yet." in text
+    assert "No stage is on record" in text
+
+
+def test_the_template_is_found():
+    assert template_file().name == "TEMPLATE.md"
+    assert "{{ card_data }}" in template_file().read_text()

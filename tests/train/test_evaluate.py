@@ -1,0 +1,166 @@
+import json
+from pathlib import Path
+
+import pytest
+from scripted_policy import ScriptedPolicy
+from tiny_models import tiny_model
+
+from pipelines import parquet
+from pipelines.errors import UserError
+from train.evaluate import EvalConfig, benchmark_name, evaluate, sample_sizes
+from train.results import EvalResult
+from train.statistics import wilson_interval
+
+FOUR = EvalConfig(samples=4, max_tokens=64)
+MODEL = "hf:somebody/scripted"  # never opened: a sampler stands in for it
+PROBLEMS = [("1 + 1", "2"), ("2 + 2", "4"), ("3 + 3", "6")]
+TEXTS = {
+    "1 + 1": [r"\boxed{2}"] * 4,  # certain
+    "2 + 2": [r"\boxed{4}", r"\boxed{5}", r"\boxed{5.0}", r"\boxed{9}"],  # wrong by majority: 5 and 5.0 are one vote
+    "3 + 3": [r"\boxed{6}", r"\boxed{7}", "so it is ...", "so it is ..."],  # a tie of two
+}
+
+
+def benchmark(folder: Path, rows: list[tuple[str, str | None]] = PROBLEMS, name: str = "sums") -> str:
+    path = folder / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"problem": problem, "answer": answer}) + "\n" for problem, answer in rows))
+    return str(path)
+
+
+def test_the_numbers_by_hand(tmp_path: Path):
+    (result,) = evaluate(FOUR, MODEL, [benchmark(tmp_path)], tmp_path, sampler=ScriptedPolicy(TEXTS))
+    assert (result.num_problems, result.num_samples) == (3, 4)
+    # 4/4, 1/4, 1/4; with two samples 1, 1 - 3/6, 1 - 3/6; with four everybody is right once.
+    assert result.pass_at[1].mean == pytest.approx((1 + 1 / 4 + 1 / 4) / 3)
+    assert result.pass_at[2].mean == pytest.approx((1 + 1 / 2 + 1 / 2) / 3)
+    assert result.pass_at[4].mean == 1.0
+    assert (result.pass_at[4].low, result.pass_at[4].high) == wilson_interval(3, 3)
+    assert result.pass_at[1].low < 0.5 < result.pass_at[1].high
+    # A majority of four is certain; 4 against 5, 5.0 and 9; 6 against 7, with two that say nothing.
+    assert result.cons_at[4].mean == pytest.approx((1 + 0 + 1 / 2) / 3)
+    assert result.truncation_rate == pytest.approx(2 / 12)
+    assert result.mean_tokens == pytest.approx(sum(len(text) for texts in TEXTS.values() for text in texts) / 12)
+    assert result.num_unjudged == 0
+    assert sorted(problem.num_correct for problem in result.problems) == [1, 1, 4]
+    assert result.row()["pass@1"].startswith("50.0 [")
+
+
+def test_everything_is_stored_and_reads_back(tmp_path: Path):
+    (result,) = evaluate(FOUR, MODEL, [benchmark(tmp_path)], tmp_path, sampler=ScriptedPolicy(TEXTS))
+    folder = tmp_path / "eval" / "sums"
+    assert EvalResult.read(folder / "eval.json") == result
+    rollouts = parquet.read_table(parquet.table_files(folder, "rollouts"), "rollouts").to_pylist()
+    verdicts = parquet.read_table(parquet.table_files(folder, "verdicts"), "verdicts").to_pylist()
+    assert [row["rollout_id"] for row in rollouts] == [row["rollout_id"] for row in verdicts]
+    assert len(rollouts) == 12
+    assert {row["source"] for row in rollouts} == {"eval:sums"}
+    assert rollouts[0]["temperature"] == pytest.approx(0.6)
+    assert rollouts[0]["top_p"] == pytest.approx(0.95)
+    prompts = parquet.read_table(parquet.table_files(folder, "prompts"), "prompts")
+    assert {row["prompt_id"] for row in rollouts} == set(prompts["prompt_id"].to_pylist())
+
+
+def test_what_was_sampled_is_not_sampled_again(tmp_path: Path):
+    file = benchmark(tmp_path)
+    (first,) = evaluate(FOUR, MODEL, [file], tmp_path, sampler=ScriptedPolicy(TEXTS))
+    idle = ScriptedPolicy(TEXTS)
+    (again,) = evaluate(FOUR, MODEL, [file], tmp_path, sampler=idle)
+    assert not idle.asked
+    assert again == first
+    more = ScriptedPolicy(TEXTS)
+    (doubled,) = evaluate(FOUR.model_copy(update={"samples": 8}), MODEL, [file], tmp_path, sampler=more)
+    assert len(more.asked) == 12, "four more of each"
+    assert doubled.pass_at[1].mean == first.pass_at[1].mean
+    warm = ScriptedPolicy(TEXTS)
+    evaluate(FOUR.model_copy(update={"temperature": 1.0}), MODEL, [file], tmp_path, sampler=warm)
+    assert len(warm.asked) == 12, "another temperature is another question"
+    other = ScriptedPolicy(TEXTS)
+    evaluate(FOUR, "hf:somebody/else", [file], tmp_path, sampler=other)
+    assert len(other.asked) == 12, "another model, too"
+
+
+class Dying(ScriptedPolicy):
+    """Ends in the middle, as a killed run would."""
+
+    def sample(self, requests, config, *, logprobs=False):
+        for number, completion in enumerate(super().sample(requests, config, logprobs=logprobs)):
+            if number == 7:
+                raise KeyboardInterrupt
+            yield completion
+
+
+def test_a_killed_evaluation_goes_on(tmp_path: Path):
+    file = benchmark(tmp_path)
+    (whole,) = evaluate(FOUR, MODEL, [file], tmp_path / "whole", sampler=ScriptedPolicy(TEXTS))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(FOUR, MODEL, [file], tmp_path / "broken", sampler=Dying(TEXTS))
+    (resumed,) = evaluate(FOUR, MODEL, [file], tmp_path / "broken", sampler=ScriptedPolicy(TEXTS))
+    assert resumed.pass_at == whole.pass_at
+
+
+def test_verdicts_follow_the_verifier_and_the_reference_without_sampling(tmp_path: Path):
+    (whole,) = evaluate(FOUR, MODEL, [benchmark(tmp_path)], tmp_path, sampler=ScriptedPolicy(TEXTS))
+    (verdicts,) = parquet.table_files(tmp_path / "eval" / "sums", "verdicts")
+    verdicts.unlink()  # a kill between the two files
+    idle = ScriptedPolicy(TEXTS)
+    (mended,) = evaluate(FOUR, MODEL, [benchmark(tmp_path)], tmp_path, sampler=idle)
+    assert mended == whole
+    corrected = benchmark(tmp_path, [("1 + 1", "3"), *PROBLEMS[1:]])
+    (stricter,) = evaluate(FOUR, MODEL, [corrected], tmp_path, sampler=idle)
+    assert stricter.pass_at[1].mean == pytest.approx((0 + 1 / 4 + 1 / 4) / 3)
+    (fewer,) = evaluate(FOUR, MODEL, [benchmark(tmp_path, PROBLEMS[:2])], tmp_path, sampler=idle)
+    assert fewer.num_problems == 2
+    assert not idle.asked
+
+
+def test_refused_samples_count_as_wrong_and_are_asked_again(tmp_path: Path):
+    file = benchmark(tmp_path)
+    texts = {**TEXTS, "1 + 1": [None]}
+    (result,) = evaluate(FOUR, MODEL, [file], tmp_path, sampler=ScriptedPolicy(texts))
+    assert result.num_unjudged == 4
+    assert result.pass_at[1].mean == pytest.approx((0 + 1 / 4 + 1 / 4) / 3)
+    later = ScriptedPolicy(TEXTS)
+    evaluate(FOUR, MODEL, [file], tmp_path, sampler=later)
+    assert len(later.asked) == 4
+
+
+def test_a_file_without_answers_is_refused(tmp_path: Path):
+    file = benchmark(tmp_path, [("1 + 1", "2"), ("2 + 2", None)])
+    with pytest.raises(UserError, match="answer"):
+        evaluate(FOUR, MODEL, [file], tmp_path, sampler=ScriptedPolicy(TEXTS))
+
+
+def test_a_reference_that_no_verifier_reads_is_set_aside_and_counted(tmp_path: Path):
+    prose = "It depends on what the meaning of the word is, as they say in the courts of law."
+    file = benchmark(tmp_path, [*PROBLEMS, ("What is it?", prose)])
+    (result,) = evaluate(FOUR, MODEL, [file], tmp_path, sampler=ScriptedPolicy(TEXTS))
+    assert result.num_problems == 3
+    assert result.set_aside == {"gold_is_prose": 1}
+    with pytest.raises(UserError, match="can be read"):
+        evaluate(FOUR, MODEL, [benchmark(tmp_path, [("What?", prose)], "prose")], tmp_path, sampler=ScriptedPolicy({}))
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path):
+    files = [benchmark(tmp_path / "a"), benchmark(tmp_path / "b")]
+    with pytest.raises(UserError, match="one name"):
+        evaluate(FOUR, MODEL, files, tmp_path, sampler=ScriptedPolicy(TEXTS))
+
+
+def test_a_model_is_loaded_and_answers(tmp_path: Path):
+    model = str(tiny_model(tmp_path / "tiny"))
+    config = EvalConfig(samples=2, max_tokens=4, engine="transformers")
+    (result,) = evaluate(config, model, [benchmark(tmp_path)], tmp_path)
+    assert result.pass_at[1].mean == 0.0
+    assert result.pass_at[1].high > 0.3, "three problems say little"
+    assert result.mean_tokens <= 4
+    (again,) = evaluate(config, model, [benchmark(tmp_path)], tmp_path)
+    assert again == result
+
+
+def test_names_and_sizes():
+    assert benchmark_name("data/held.out.jsonl") == "held"
+    assert benchmark_name("aime24") == "aime24"
+    assert sample_sizes(1) == [1]
+    assert sample_sizes(6) == [1, 2, 4, 6]
+    assert sample_sizes(64) == [1, 2, 4, 8, 16, 32, 64]

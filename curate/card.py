@@ -43,8 +43,8 @@ def _entry(root: Path) -> dict[str, Any]:
     stages = runner.read_manifest(root)["stages"]
     against = stages.get("decontaminate")
     setting = None if against is None else [against["version"], against["config"]]
-    before = stages.get(STAGE.name, {}).get("recall", {})
-    rows = before["rows"] if before and before["of"] == setting else _recall(against)
+    before = _kept_recall(stages)
+    rows = before["rows"] if before["of"] == setting else _recall(against)
     return {
         "code": __version__,
         "config": {},
@@ -60,7 +60,7 @@ def _recall(against: Mapping[str, Any] | None) -> list[Row]:
 
     A benchmark that cannot be read here (its file is elsewhere) has one row that says so.
     """
-    if against is None:
+    if against is None or not against["config"]["against"]:
         return []
     from curate.stages.decontaminate import DecontaminateConfig, measure_recall
     from pipelines.benchmarks import load_benchmark
@@ -76,11 +76,18 @@ def _recall(against: Mapping[str, Any] | None) -> list[Row]:
         # No problem is known to be clean here: `new numbers` alone are the copies that must not be found.
         measured = measure_recall(name, benchmark, benchmark.slice(0, 1), config)
         rows += [row for row in measured if row["copies"] != "clean"]
-    return [{**{key: value for key, value in row.items() if key != "rate"}, "found_rate": _share(row)} for row in rows]
+    for row in rows:
+        row["share_rate"] = row["found"] / row["planted"] if row["planted"] else None
+    return [{name: row[name] for name in _RECALL} for row in rows]
 
 
-def _share(row: Row) -> float | None:
-    return row["found"] / row["planted"] if row["planted"] else None
+_RECALL = ("benchmark", "copies", "planted", "found", "share_rate")
+
+
+def _kept_recall(stages: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest keeps of measured recall: `rows`, and the settings they are `of`."""
+    kept: dict[str, Any] = stages.get(STAGE.name, {}).get("recall", {"of": None, "rows": []})
+    return kept
 
 
 def check_card(root: Path) -> list[str]:
@@ -110,10 +117,11 @@ def card_text(root: Path, name: str, version: str | None = None) -> str:
         "version": version,
         "table": markdown.table,
         "stages": manifest,
+        "imported": _imported(stages),
         "code": ", ".join(sorted({str(entry["code"]) for entry in manifest.values()})),
         "recipe": _recipe({stage: entry["config"] for stage, entry in manifest.items()}),
         "against": _against(manifest),
-        "recall": stages.get(STAGE.name, {}).get("recall", {}).get("rows", []),
+        "recall": [{name: row[name] for name in _RECALL} for row in _kept_recall(stages)["rows"]],
         "location": "PATH",
         "kinds": ", ".join(kinds),
     }
@@ -178,6 +186,22 @@ def _in_order(stages: Mapping[str, Any]) -> dict[str, Any]:
     return {step: stages[step] for step in STEPS if step in stages}
 
 
+def _imported(stages: Mapping[str, Any]) -> list[Row]:
+    """The files that were imported, with their digests and what became of their rows."""
+    return [
+        {
+            "file": name.rpartition(":")[0].rpartition("/")[2],
+            "layout": entry.get("layout"),
+            "digest": name.rpartition(":")[2],
+            "rows": entry["counts"]["rows"],
+            "used": entry["counts"]["used"],
+        }
+        for stage, entry in sorted(stages.items())
+        if stage.startswith("import:")
+        for name in entry["inputs"]
+    ]
+
+
 def _recipe(configs: Mapping[str, Mapping[str, Any]]) -> str:
     """The stages' settings as a recipe; a setting that is not set is left out."""
     lines = [f"steps = {_toml(list(configs))}"]
@@ -200,4 +224,4 @@ def _against(manifest: Mapping[str, Any]) -> str | None:
     """The benchmarks that problems were searched for; None where they were not."""
     if "decontaminate" not in manifest:
         return None
-    return ", ".join(markdown.escaped(str(name)) for name in manifest["decontaminate"]["config"].get("against", ()))
+    return ", ".join(markdown.escaped(str(name)) for name in manifest["decontaminate"]["config"]["against"])

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_MOST_ROWS = 40
+_MOST_ROWS = 25
 """Longest table; what is left out is counted."""
 
 

@@ -86,7 +86,7 @@ def write_problem_file(
 
 def write_problems(seed: int, count: int, levels: Sequence[int], exclude: Collection[str] = ()) -> list[Problem]:
     """`count` different problems, levels taken in turn; none whose text is in `exclude`."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311
     seen = set(exclude)
     problems: list[Problem] = []
     while len(problems) < count:
@@ -102,14 +102,14 @@ def write_problem(rng: random.Random, level: int) -> Problem:
     value = start = rng.randint(11, 99)
     steps = []
     for _ in range(level):
-        steps.append(_write_step(rng, value))
+        steps.append(write_step(rng, value))
         value = steps[-1].of(value)
     domain = rng.choice(sorted(TELLERS))
     return Problem(TELLERS[domain](rng, start, steps), value, domain, start, tuple(steps))
 
 
-def _write_step(rng: random.Random, value: int) -> Step:
-    """A step from `value` to a value in [11, LARGEST]."""
+def write_step(rng: random.Random, value: int) -> Step:
+    """A step from `value`, in [11, LARGEST], to a value in [11, LARGEST]."""
     operators = "+" if value < 30 else "+-"
     if value * 2 <= LARGEST:
         operators += "**" if value < 200 else "*"

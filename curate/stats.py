@@ -359,7 +359,7 @@ SUMMARIES: tuple[Callable[[duckdb.DuckDBPyConnection], Summary], ...] = (
 
 
 def _tenth(tenth: int) -> str:
-    """`0` (none right), `0.3–0.4`, `1` (all right)."""
+    """`none` right, `0.3–0.4`, `all` right."""
     if tenth in (-1, 10):
-        return "0" if tenth == -1 else "1"
-    return f"{'>' if tenth == 0 else ''}{tenth / 10:.1f}–{(tenth + 1) / 10:.1f}"
+        return "none" if tenth == -1 else "all"
+    return f"{tenth / 10:.1f}–{(tenth + 1) / 10:.1f}"

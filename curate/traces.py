@@ -7,7 +7,7 @@ trace may also give up and guess, or check its result over and over and never co
 
 import random
 
-from curate.problems import Problem, Step, write_problem
+from curate.problems import LARGEST, Problem, Step, write_step
 
 STRATEGIES: dict[str, tuple[float, float, float]] = {
     "short": (0.9, 0.1, 0.0),
@@ -33,7 +33,7 @@ def write_trace(problem: Problem, strategy: str, rng: random.Random) -> tuple[st
     value, lines = problem.start, []
     for step in problem.steps:
         manner = rng.choices(("short", "careful", "checked"), weights)[0]
-        lines.append(write_step(value, step, manner, rng))
+        lines.append(work_step(value, step, manner, rng))
         value = step.of(value)
     if strategy == "endless":
         lines += [f"Let me check again: {value}"] * 40
@@ -42,7 +42,7 @@ def write_trace(problem: Problem, strategy: str, rng: random.Random) -> tuple[st
 
 def _guessing(problem: Problem, rng: random.Random) -> tuple[str, str]:
     """A solution that gives up after its first step and guesses."""
-    lines = [write_step(problem.start, problem.steps[0], "short", rng), "This is long, I guess."]
+    lines = [work_step(problem.start, problem.steps[0], "short", rng), "This is long, I guess."]
     return "\n".join(lines), f"\\boxed{{{_slipped(problem.answer, rng)}}}"
 
 
@@ -52,14 +52,14 @@ def write_lesson(rng: random.Random) -> tuple[str, str]:
     What the pocket student has learned before it is taught to think.
     """
     manner = rng.choice(("short", "careful", "careful"))
-    problems = [write_problem(rng, 1) for _ in range(rng.randint(2, 6))]
-    tasks = [(problem.start, problem.steps[0]) for problem in problems]
+    values = [rng.randint(11, rng.choice((99, LARGEST))) for _ in range(rng.randint(2, 6))]
+    tasks = [(value, write_step(rng, value)) for value in values]
     asked = ", ".join(f"{value}{step.operator}{step.operand}" for value, step in tasks)
     question = f"Work out{' in columns' if manner == 'careful' else ''}: {asked}."
-    return question, "\n".join(write_step(value, step, manner, rng) for value, step in tasks)
+    return question, "\n".join(work_step(value, step, manner, rng) for value, step in tasks)
 
 
-def write_step(value: int, step: Step, manner: str, rng: random.Random) -> str:
+def work_step(value: int, step: Step, manner: str, rng: random.Random) -> str:
     """One line for `value` `step`: its operation and its result, with what lies between by `manner`."""
     task, result = f"{value}{step.operator}{step.operand}", step.of(value)
     if manner == "short":

@@ -1,6 +1,7 @@
 """Small run directories for tests: every table filled, by hand-worked rules, with ordinary Parquet files."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +13,19 @@ from pipelines.runner import write_text
 from pipelines.tables import TABLES, content_id, prompt_id, rollout_id
 
 MODEL = "teacher-7b"
-HELDOUT = (
-    {
-        "problem": "A farmer sells 12 crates of 30 apples each at 2 dollars a crate. How many dollars is that?",
-        "answer": "24",
-    },
-    {
-        "problem": "Find the number of positive integers less than 2024 that are divisible by both 6 and 35.",
-        "answer": "9",
-    },
-)
-"""The benchmark that the run was decontaminated against."""
 SAMPLING = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 4096}
 
 
-def small_run(root: Path, problems: int = 6, samples: int = 4, changed: bool = False) -> Path:
+def small_run(
+    root: Path, problems: int = 6, samples: int = 4, changed: bool = False, against: Sequence[str] = ()
+) -> Path:
     """A run directory after `split` and `build_dpo_pairs`: `problems` sums, each sampled `samples` times.
 
     Problem k asks for k + (k + 1). Sample j of it is wrong where j < k % (samples + 1), so problem 0 is all right
     and problem `samples` all wrong; the last sample of an odd problem is a trace cut short, without
     an answer. Problems alternate between two sources. Problem 1's second trace repeats its first; the
     last problem is contaminated. With `changed`, the verdict of problem 0's first sample is
-    incorrect, and the run has one problem more.
+    incorrect, and the run has one problem more. `against` are the benchmarks in the manifest.
     """
     rows = [_problem(k, samples, changed) for k in range(problems + changed)]
     prompts = [row["prompt"] for row in rows]
@@ -54,7 +46,7 @@ def small_run(root: Path, problems: int = 6, samples: int = 4, changed: bool = F
     }
     for table, table_rows in filled.items():
         write_rows(root, table, table_rows)
-    _write_manifest(root, filled)
+    _write_manifest(root, filled, against)
     return root
 
 
@@ -229,15 +221,13 @@ def _selection(stage: str, chosen: str, prompt: str, refusal: str | None) -> dic
     return {"stage": stage, "id": chosen, "prompt_id": prompt, "refusal": refusal}
 
 
-def _write_manifest(root: Path, filled: dict[str, list[dict[str, Any]]]) -> None:
+def _write_manifest(root: Path, filled: dict[str, list[dict[str, Any]]], against: Sequence[str] = ()) -> None:
     """A manifest as the stages would leave it, with the settings a reader of the card asks for."""
-    heldout = root / "heldout.jsonl"
-    write_text(heldout, "".join(json.dumps(item) + "\n" for item in HELDOUT))
     made = {
         "generate": ({"teacher": MODEL, "samples": 4, **SAMPLING}, ["rollouts"]),
         "verify": ({"timeout_s": 5.0}, ["verdicts"]),
         "dedupe": ({"threshold": 0.8}, ["duplicates"]),
-        "decontaminate": ({"against": [str(heldout)]}, ["contamination"]),
+        "decontaminate": ({"against": list(against)}, ["contamination"]),
         "split": ({"max_tokens": 16384}, ["selections/split", "shards/midtrain", "shards/sft", "shards/rl"]),
         "build_dpo_pairs": ({"pairs_per_prompt": 1}, ["selections/pairs", "shards/dpo"]),
     }

@@ -119,16 +119,9 @@ def model_weights(model: str, config: EvalConfig) -> str:
 
 
 def _prepare(config: EvalConfig, weights: str, benchmark: str, out: Path) -> _Exam:
-    table = load_benchmark(benchmark)
-    rows = table.to_pylist()
-    unanswered = [row for row in rows if row["answer"] is None]
-    if unanswered or not rows:
-        raise UserError(
-            f"benchmark `{benchmark}`: {len(unanswered)} of {len(rows)} problems have no reference answer",
-            hint="an evaluation needs an `answer` for each problem",
-        )
+    table = load_benchmark(benchmark, need_answers=True)
     prompts, set_aside = [], Counter[str]()
-    for row in {row["prompt_id"]: row for row in rows}.values():
+    for row in table.to_pylist():
         question = Question(row["answer"], tuple(row["choices"] or ()))
         fault = gold_fault(row["verifier"], question)
         if fault is None:
@@ -146,8 +139,9 @@ def _prepare(config: EvalConfig, weights: str, benchmark: str, out: Path) -> _Ex
 
 
 def benchmark_name(benchmark: str) -> str:
-    """What a benchmark's folder is called: its name, or its file's without the suffix."""
-    return Path(benchmark).name.split(".")[0]
+    """What a benchmark's folder is called: its name, or its file's without the suffix; of `NAME=FILE`, the name."""
+    name, equals, _ = benchmark.partition("=")
+    return name if equals and not Path(benchmark).exists() else Path(benchmark).name.split(".")[0]
 
 
 def _wanted(prompt: Prompt, weights: str, identity: dict[str, Any], sample_index: int) -> Wanted:

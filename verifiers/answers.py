@@ -307,7 +307,7 @@ def _read_ratio(text: str, depth: int) -> Answer:
     return _read_value(text, depth)
 
 
-_NUMERAL = re.compile(r"([0-9A-Z]+)\s*_\s*(?:\{\s*([0-9]+)\s*\}|([0-9]+))")
+_NUMERAL = re.compile(r"([0-9][0-9A-Z]*)\s*_\s*(?:\{\s*([0-9]+)\s*\}|([0-9]+))")
 _MIXED = re.compile(r"(-?)\s*([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)")
 _ORDINAL = re.compile(r"([0-9]+)\s*(?:st|nd|rd|th|\"(?:st|nd|rd|th)\")")
 
@@ -389,4 +389,8 @@ _SYNONYMS = {"true": "yes", "false": "no", "does not exist": "dne", "undefined":
 
 def prose_words(text: str) -> int:
     """How many words an answer has outside its mathematics."""
-    return len(re.findall(r"(?<![A-Za-z\\])[A-Za-z]{3,}(?![A-Za-z])", plain(text)))
+    return len(_PROSE_WORD.findall(_ENVIRONMENT.sub(" ", plain(text))))
+
+
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}(?:\s*\{[^{}]*\})?")
+_PROSE_WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}(?![A-Za-z])")

@@ -35,7 +35,7 @@ def same_answer(first: str, second: str) -> Equality:
 
 def _same(first: Answer, second: Answer) -> Equality:
     if first == second and not isinstance(first, Opaque):
-        return True, "structure"
+        return True, "same_reading"
     if isinstance(first, Opaque) or isinstance(second, Opaque):
         return _UNDECIDED
     if isinstance(first, Words) or isinstance(second, Words):

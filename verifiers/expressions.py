@@ -58,12 +58,12 @@ _CLOSES = {"(": ")", "[": "]", "{": "}", "|": "|"}
 
 
 def tokens_of(text: str) -> list[tuple[str, str]]:
-    """`(kind, text)` of each token; words and foreign characters are `UnreadableError`."""
+    """`(kind, text)` of each token, a word being at home in a subscript only; else `UnreadableError`."""
     tokens: list[tuple[str, str]] = []
     position = 0
     while position < len(text):
         match = _TOKEN.match(text, position)
-        if match is None or match.lastgroup == "word":
+        if match is None:
             raise UnreadableError(f"no expression at {text[position : position + 20]!r}")
         if match.lastgroup != "space":
             assert match.lastgroup is not None

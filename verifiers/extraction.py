@@ -1,7 +1,8 @@
 r"""The final answer that a response states, and the rule that found it.
 
-Rules, in order of trust: a JSON object with an `answer` field; the last `\boxed{}`; `####` on the last
-line; the last "the answer is ..."; a response that is nothing but an answer; the last formula or number.
+Rules, in order of trust: a JSON object with an `answer` field; a final answer stated again after the last
+box; the last `\boxed{}`; `####` on the last line; the last "the answer is ..."; a response that is nothing
+but an answer; the last formula or number. A last box that never closes is no answer, whatever else is there.
 Every pattern is linear in the text: a response is hostile until shown otherwise.
 """
 
@@ -31,13 +32,15 @@ def extract_answer(response: str) -> Extraction:
         return Extraction(None, "unclosed_reasoning")
     for rule, find in _RULES:
         found = find(text)
+        if found is None and rule == "boxed" and _BOX.search(text):
+            return Extraction(None, "unterminated_box")
         if found is None:
             continue
         answer = found.strip()
         if not answer or len(answer) > MAX_ANSWER_CHARS:
             return Extraction(None, f"empty_{rule}" if not answer else f"overlong_{rule}")
         return Extraction(answer, rule)
-    return Extraction(None, "unterminated_box" if _BOX.search(text) else "nothing_stated")
+    return Extraction(None, "nothing_stated")
 
 
 _END_OF_TURN = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id|end|user|return)\|>|<｜end▁of▁sentence｜>")
@@ -285,7 +288,7 @@ def _is_prose(text: str) -> bool:
 def whole_answer(text: str) -> str | None:
     """The response itself where it is short and nothing but an answer."""
     body = text.strip()
-    if not is_bare(body) or _MATH.search(body, 1):
+    if not is_bare(body) or _MATH.search(body, 1) or _is_cut_off(body):
         return None
     words = [word for word in re.findall(r"[A-Za-z]{2,}", _QUIET.sub("", body)) if word not in _LINKS]
     return body if len(words) <= 1 else None
@@ -301,6 +304,12 @@ _NUMBER = re.compile(
 )
 
 
+def _is_cut_off(text: str) -> bool:
+    """Whether the text stops inside a formula; a lone dollar sign without LaTeX behind it is money."""
+    paragraph = text[text.rfind("\n\n") + 1 :]
+    return paragraph.count("$") % 2 == 1 and re.search(r"\\[a-z]|\^", paragraph[paragraph.rfind("$") :]) is not None
+
+
 def last_number(text: str) -> str | None:
     """The last number written in digits."""
     last = None
@@ -311,10 +320,9 @@ def last_number(text: str) -> str | None:
 
 def last_formula_or_number(text: str) -> str | None:
     """The formula or number that stands last, within reach of the end; none where the text stops inside a formula."""
-    tail = text[-_TAIL_CHARS:]
-    paragraph = text[text.rfind("\n\n") + 1 :]
-    if paragraph.count("$") % 2 and re.search(r"\\[a-z]|\^", paragraph[paragraph.rfind("$") :]):
+    if _is_cut_off(text):
         return None
+    tail = text[-_TAIL_CHARS:]
     formulas = [match for match in _MATH.finditer(tail) if not _is_prose(match.group())]
     if not formulas:
         return last_number(tail)

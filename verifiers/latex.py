@@ -118,7 +118,7 @@ _MAX_LAYERS = 8
 def plain(text: str) -> str:
     """The plain spelling of an answer; idempotent on what it returns but for text in quotes."""
     text = _ascii(text)
-    if "\\" in text:
+    if "\\" in text or "{,}" in text:
         text = _without_commands(text)
     text = text.replace("**", "^") if re.search(r"[\w)]\*\*[\w(]", text) else text.replace("**", "")
     text = text.replace("==", "=").replace("≈=", "≈").replace("~", " ")
@@ -172,12 +172,13 @@ def _text(match: re.Match[str]) -> str:
         return ", "
     if word in _FUNCTIONS:
         return f"\\{word} "
-    if word.isdigit() or not word:
+    if len(word) != 1 and not re.search(r"[A-Za-z]{2}|[A-Za-z]\.|[^\x00-\x7f]", word):
         return f" {word} "
+    before = match.string[max(0, match.start() - 4) : match.start()]
+    if before.rstrip().endswith(("_", "_{")):
+        return re.sub(r"\W", "", word)
     # A lone letter is a symbol, unless it stands behind a number as a unit does.
-    is_symbol = len(word) == 1 and (
-        word in "eidC" or not _BEHIND_NUMBER.search(match.string[max(0, match.start() - 4) : match.start()])
-    )
+    is_symbol = len(word) == 1 and (word in "eidC" or not _BEHIND_NUMBER.search(before))
     return word if is_symbol else f'"{word}"'
 
 

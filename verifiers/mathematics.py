@@ -46,6 +46,8 @@ def compare(gold: str, answer: str) -> tuple[Outcome, str]:
     try:
         reference = reference_answer(gold)
         equal, rule = same_answer(reference, answer)
+        if equal is None and max(prose_words(reference), prose_words(answer)) >= _PROSE_WORDS:
+            return Outcome.UNDECIDED, "prose"
         if equal is None and rule != NOT_COMPUTABLE:
             equal, rule = equal_by_math_verify(reference, answer)
         if equal is None:
@@ -63,11 +65,10 @@ def reference_answer(gold: str) -> str:
 
 
 def _undecided(gold: str, answer: str, rule: str) -> tuple[Outcome, str]:
-    """Undecided where a judge could say more; incorrect where the answer reads as nothing beside a plain reference."""
-    wordy = prose_words(gold) >= _PROSE_WORDS or prose_words(answer) >= _PROSE_WORDS
-    if wordy or not isinstance(read_answer(answer), Opaque) or isinstance(read_answer(gold), Opaque):
-        return Outcome.UNDECIDED, rule
-    return Outcome.INCORRECT, "unreadable_answer"
+    """Incorrect where the answer reads as nothing beside a readable reference; else undecided."""
+    if isinstance(read_answer(answer), Opaque) and not isinstance(read_answer(gold), Opaque):
+        return Outcome.INCORRECT, "unreadable_answer"
+    return Outcome.UNDECIDED, rule
 
 
 # --- references -----------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def equal_by_math_verify(gold: str, answer: str) -> tuple[bool | None, str]:
     if any(not _askable(text) for text in (gold, answer)):
         return None, "not_asked"
     golds, answers = _parsed(gold), _parsed(answer)
-    if not golds or not answers:
+    if not golds or not answers or isinstance(golds[0], str) or isinstance(answers[0], str):
         return None, "math_verify_unreadable"
     try:
         equal = bool(_library().verify(golds, answers, timeout_seconds=None))

@@ -23,6 +23,7 @@ from pydantic import Field
 from curate import shingles
 from curate.frames import problem_text, to_frame
 from pipelines import parquet
+from pipelines.benchmarks import load_benchmark
 from pipelines.config import Config
 from pipelines.errors import UserError
 from pipelines.runner import Outcome, Stage, run_set_stage
@@ -61,23 +62,14 @@ _BATCH_ROWS = 4096
 _EVIDENCE_CHARS = 400
 _JOINS = frozenset("+-*/^")
 _PHRASE_ITEMS = 4
-"""Shingles of so many items are turns of phrase ("Express your answer as a common fraction"): they do not count."""
+"""Shingles of so many items of one benchmark are phrases ("as a common fraction") and do not count."""
 _TOKEN_SHARE = 0.6
 """Least share of an item's tokens in the stretch of the prompt where the item would stand."""
 
 
 def run(root: Path, config: DecontaminateConfig, *, replace: bool = False) -> Outcome:
     """Make the `contamination` table of a run directory."""
-    if not config.against:
-        raise UserError("no benchmark to decontaminate against", hint="e.g., `--against aime24,math500,heldout.jsonl`")
-    from pipelines.benchmarks import load_benchmark
-
-    benchmarks = {name: load_benchmark(name) for name in config.against}
-    for name, benchmark in benchmarks.items():
-        if not benchmark.num_rows:
-            raise UserError(
-                f"benchmark `{name}` has no problems", hint="check the file, or leave it out of `--against`"
-            )
+    benchmarks = _load(config.against)
     digests = [content_id(name, _content(table)) for name, table in benchmarks.items()]
     prompts = (
         batch
@@ -92,6 +84,22 @@ def run(root: Path, config: DecontaminateConfig, *, replace: bool = False) -> Ou
         replace=replace,
         side_inputs=digests,
     )
+
+
+def _load(names: Sequence[str]) -> dict[str, pa.Table]:
+    """Each benchmark by the name its problems carry."""
+    if not names:
+        raise UserError("no benchmark to decontaminate against", hint="e.g., `--against aime24,math500,heldout.jsonl`")
+    benchmarks: dict[str, pa.Table] = {}
+    for name in names:
+        table = load_benchmark(name)
+        if not table.num_rows:
+            raise UserError(f"benchmark `{name}` has no problems", hint="check the file")
+        called = str(table["source"][0].as_py())
+        if called in benchmarks:
+            raise UserError(f"two benchmarks are called `{called}`", hint="name one of them, as in `NAME=FILE`")
+        benchmarks[called] = table
+    return benchmarks
 
 
 def _content(benchmark: pa.Table) -> list[list[Any]]:
@@ -131,7 +139,9 @@ def _indexes(benchmarks: Mapping[str, pa.Table], config: DecontaminateConfig) ->
 
 
 def _index(method: str, size: int, threshold: float, items: pl.DataFrame, tokens: pl.Series) -> _Index:
-    sets = shingles.shingles(tokens, size).sets().with_columns(phrase=pl.len().over("shingle") >= _PHRASE_ITEMS)
+    sets = shingles.shingles(tokens, size).sets()
+    of = items["benchmark"].gather(sets["row"])
+    sets = sets.with_columns(phrase=pl.len().over("shingle", of) >= _PHRASE_ITEMS)
     # An item that is nothing but phrases is judged by them.
     sets = sets.filter(~pl.col("phrase") | pl.col("phrase").all().over("row")).drop("phrase").sort("row", "shingle")
     counts = sets.group_by("row").agg(num_shingles=pl.len())

@@ -13,9 +13,10 @@ from pydantic import Field
 
 from pipelines import parquet
 from pipelines.config import Config
+from pipelines.errors import UserError
 from pipelines.runner import Outcome, Stage, run_row_stage
 from pipelines.tables import VERDICT_LABELS, VERDICTS
-from verifiers import VERSIONS, Job, Question, Verdict, VerifierPool
+from verifiers import VERIFIERS, VERSIONS, Job, Question, Verdict, VerifierPool
 from verifiers import Outcome as VerdictOutcome
 
 STAGE = Stage("verify", reads=("rollouts", "prompts"), writes=("verdicts",))
@@ -121,6 +122,11 @@ def read_golds(root: Path) -> dict[str, tuple[str, Question]]:
     for path in parquet.table_files(root, "prompts"):
         for batch in parquet.read_batches(path, "prompts", ["prompt_id", "answer", "choices", "verifier"]):
             for row in batch.to_pylist():
+                if row["verifier"] not in VERIFIERS:
+                    raise UserError(
+                        f"prompt `{row['prompt_id']}` names the verifier `{row['verifier']}`",
+                        hint=f"there are: {', '.join(sorted(VERIFIERS))}; import the problem again with one of them",
+                    )
                 if row["answer"] is not None and row["answer"].strip():
                     golds[row["prompt_id"]] = (row["verifier"], Question(row["answer"], tuple(row["choices"] or ())))
     return golds

@@ -1,5 +1,7 @@
 """The card: the Hub reads its front matter, `datasets` opens what it names, and its numbers are the tables'."""
 
+import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from huggingface_hub import DatasetCard
 from run_directories import small_run, write_rows
 
 from curate.card import STAGE, check_card, template_file, write_card
+from curate.stages import import_
 from pipelines import parquet, runner
 from pipelines.errors import UserError
 
@@ -56,22 +59,38 @@ def test_the_recipe_on_the_card_can_be_run(run: Path):
     text = write_card(run).read_text()
     recipe = tomllib.loads(text.split("```toml\n")[1].split("```")[0])
     assert recipe["steps"] == ["generate", "verify", "dedupe", "decontaminate", "split", "build_dpo_pairs"]
-    assert recipe["decontaminate"] == {"against": [str(run / "heldout.jsonl")]}
+    assert recipe["generate"]["teacher"] == "teacher-7b"
 
 
-def test_recall_is_measured_once_and_kept(run: Path):
+HELDOUT = (
+    {"problem": "A farmer sells 12 crates of 30 apples each at 2 dollars a crate. How many dollars?", "answer": "24"},
+    {"problem": "Find the number of positive integers below 2024 that are divisible by 6 and by 35.", "answer": "9"},
+)
+
+
+def test_recall_is_measured_once_and_kept(tmp_path: Path):
+    heldout = tmp_path / "heldout.jsonl"
+    heldout.write_text("".join(json.dumps(item) + "\n" for item in HELDOUT))
+    run = small_run(tmp_path / "sums", against=[str(heldout)])
     text = write_card(run).read_text()
-    heldout = str(run / "heldout.jsonl")
-    assert f"| {heldout} | verbatim | 2 | 2 | 100.0 % |" in text
-    assert f"| {heldout} | new numbers | 2 | 0 | 0.0 % |" in text
-    (run / "heldout.jsonl").unlink()
+    assert "| verbatim | 2 | 2 | 100.0 % |" in text
+    assert "| new numbers | 2 | 0 | 0.0 % |" in text
+    heldout.unlink()
     assert write_card(run).read_text() == text
     assert check_card(run) == []
 
 
-def test_a_benchmark_that_is_elsewhere_is_said(run: Path):
-    (run / "heldout.jsonl").unlink()
+def test_a_benchmark_that_is_elsewhere_is_said(tmp_path: Path):
+    run = small_run(tmp_path / "sums", against=[str(tmp_path / "heldout.jsonl")])
     assert "not measured" in write_card(run).read_text()
+
+
+def test_imported_files_are_listed(tmp_path: Path):
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps(item) + "\n" for item in HELDOUT))
+    import_.run(tmp_path / "sums", import_.ImportConfig(files=(str(tmp_path / "two.jsonl"),)))
+    text = write_card(tmp_path / "sums").read_text()
+    assert re.search(r"\| two\.jsonl \| \w+ \| [0-9a-f]{32} \| 2 \| 2 \|", text)
+    assert check_card(tmp_path / "sums") == []
 
 
 def test_the_check_finds_what_no_longer_holds(run: Path):

@@ -146,7 +146,8 @@ def test_run_finds_copies_and_notices_a_changed_benchmark(tmp_path: Path):
     config = DecontaminateConfig(against=(str(heldout),))
     assert run(root, config).made == 1
     assert run(root, config).made == 0
-    assert [row["prompt_id"] for row in read(root, "contamination")] == [prompt(TRAIN)["prompt_id"]]
+    (hit,) = read(root, "contamination")
+    assert (hit["prompt_id"], hit["benchmark"]) == (prompt(TRAIN)["prompt_id"], "heldout")
     file = root / "contamination" / "00000.parquet"
     before = file.read_bytes()
     file.unlink()
@@ -161,3 +162,9 @@ def test_nothing_to_compare_with_is_said(tmp_path: Path):
     root = write(tmp_path, prompts=[prompt(TRAIN)])
     with pytest.raises(UserError, match="no benchmark"):
         run(root, DecontaminateConfig())
+    twins = [tmp_path / folder / "heldout.jsonl" for folder in "ab"]
+    for file in twins:
+        file.parent.mkdir()
+        file.write_text(json.dumps({"problem": TRAIN, "answer": "13:15"}) + "\n")
+    with pytest.raises(UserError, match="two benchmarks are called `heldout`"):
+        run(root, DecontaminateConfig(against=tuple(map(str, twins))))

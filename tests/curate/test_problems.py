@@ -6,7 +6,7 @@ import random
 import pytest
 
 from curate.problems import LARGEST, LEVELS, TELLERS, Problem, Step, write_problem_file, write_problems
-from curate.traces import STRATEGIES, write_columns, write_lesson, write_step, write_trace
+from curate.traces import STRATEGIES, work_step, write_columns, write_lesson, write_trace
 from pipelines.conversation import assistant_message
 
 PROBLEM = Problem("Compute (41-27)*3.", 42, "expression", 41, (Step("-", 27), Step("*", 3)))
@@ -36,7 +36,7 @@ def test_expressions_evaluate_to_the_answer():
     for problem in expressions:
         inner = problem.text.split(" ")[-1].removesuffix(".")
         assert set(inner) <= set("0123456789()+-*")
-        assert eval(inner) == problem.answer  # noqa: S307 # written by us, characters checked above
+        assert eval(inner) == problem.answer  # written by us, characters checked above
 
 
 def test_held_out_problems_are_not_among_the_others(tmp_path):
@@ -71,7 +71,7 @@ def test_columns_spell_the_result():
         results = [column.rpartition("=")[2] for column in write_columns(problem.start, step)]
         digits = "".join([results[-1], *(result[-1] for result in reversed(results[:-1]))])
         assert int(digits) == problem.answer
-        assert write_step(problem.start, step, "checked", rng).endswith(str(problem.answer))
+        assert work_step(problem.start, step, "checked", rng).endswith(str(problem.answer))
 
 
 @pytest.mark.parametrize("strategy", [*STRATEGIES, "endless"])
@@ -84,13 +84,13 @@ def test_traces_end_in_the_right_answer(strategy):
 
 
 def test_a_careful_trace_reads_as_written_by_hand():
-    assert write_step(41, Step("-", 27), "careful", random.Random(0)) == "41-27: 11-7=4, 4-2-1=1: 14"
-    assert write_step(41, Step("-", 27), "short", random.Random(0)) == "41-27=14"
+    assert work_step(41, Step("-", 27), "careful", random.Random(0)) == "41-27: 11-7=4, 4-2-1=1: 14"
+    assert work_step(41, Step("-", 27), "short", random.Random(0)) == "41-27=14"
 
 
 def test_a_found_slip_is_taken_back():
     rng = random.Random(0)
-    lines = {write_step(14, Step("*", 3), "checked", rng) for _ in range(50)}
+    lines = {work_step(14, Step("*", 3), "checked", rng) for _ in range(50)}
     slips = {line for line in lines if "Wait" in line}
     assert "14*3=42, check: 4*3=12, 1*3+1=4: 42" in lines
     assert slips

@@ -39,10 +39,10 @@ def test_verdicts_and_rules(summaries: dict[str, list[Row]]):
 def test_pass_rates(summaries: dict[str, list[Row]]):
     # problems 3 and 4: 0; 1 and 2: 2/4; 5: 3/4; 0: 4/4
     assert [(row["pass_rate"], row["problems"]) for row in summaries["Pass rates"]] == [
-        ("0", 2),
+        ("none", 2),
         ("0.5–0.6", 2),
         ("0.7–0.8", 1),
-        ("1", 1),
+        ("all", 1),
     ]
 
 

@@ -75,7 +75,7 @@ def test_each_rollout_gets_its_verdict_in_order(root: Path) -> None:
         ("r4", "no_answer", "nothing_stated"),
         ("r5", "gold_unreadable", "gold_is_prose"),
         ("r6", "gold_unreadable", "no_gold"),
-        ("r7", "correct", "whole:exact_number"),
+        ("r7", "correct", "whole:same_reading"),
     ]
     assert (outcome.made, outcome.rows, sum(seen)) == (2, 8, 8)
     counts = verdict_counts(root)
@@ -126,3 +126,9 @@ def test_another_deadline_is_refused(root: Path) -> None:
 def test_a_directory_without_prompts_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no Parquet files in"):
         run(tmp_path, VerifyConfig(), workers=0)
+
+
+def test_an_unknown_verifier_is_named(root: Path) -> None:
+    write(root, "prompts", [prompt("half", "0.5", verifier="guesswork")])
+    with pytest.raises(UserError, match="names the verifier `guesswork`"):
+        run(root, VerifyConfig(), workers=0)

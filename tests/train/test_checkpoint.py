@@ -1,11 +1,10 @@
 """Checkpoints: resumed equals run once, bit for bit; whole or not there; loadable by others."""
 
 import json
-import os
+import multiprocessing
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,8 +24,6 @@ from train.model import load_model, load_tokenizer
 from train.optim import make_optimizer
 from train.sft import SftConfig, train_sft
 
-ROOT = Path(__file__).parents[2]
-
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
@@ -36,26 +33,25 @@ def losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def killed_after(steps: int, stage: str, config: Config, shards: Path, model: str, run: Path) -> None:
+def killed_after(steps: int, train: Callable[..., Path], config: Config, shards: Path, model: str, run: Path) -> None:
     """Train in a process and kill it once it has logged more than `steps` steps."""
-    command = (
-        f"from pathlib import Path; from train.{stage} import *; import torch; torch.set_num_threads(1);"
-        f"train_{stage}({type(config).__name__}(**{config.resolved()!r}), "
-        f"Path({str(shards)!r}), {model!r}, Path({str(run)!r}))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", command], cwd=ROOT, env={**os.environ, "PYTHONPATH": "."})
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train.sft", "train.dpo"])
+    process = context.Process(target=train, args=(config, shards, model, run))
+    process.start()
     log = run / "metrics.jsonl"
-    while process.poll() is None and not (log.is_file() and len(log.read_text().splitlines()) > steps):
+    while process.is_alive() and not (log.is_file() and len(log.read_text().splitlines()) > steps):
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_a_killed_sft_run_resumed_equals_an_uninterrupted_one_bitwise(tmp_path: Path):
     shards, model = toy_shards(tmp_path / "out"), str(tiny_model(tmp_path / "m"))
-    config = SftConfig(max_length=512, batch_size=3, epochs=12, learning_rate=1e-3, save_every=5, precision="bf16")
+    config = SftConfig(max_length=512, batch_size=3, epochs=6, learning_rate=1e-3, save_every=5, precision="bf16")
     whole = train_sft(config, shards, model, tmp_path / "whole")
-    killed_after(5, "sft", config, shards, model, tmp_path / "run")
+    killed_after(5, train_sft, config, shards, model, tmp_path / "run")
     assert not (tmp_path / "run" / "final").exists()
     resumed = train_sft(config, shards, model, tmp_path / "run")
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
@@ -65,10 +61,10 @@ def test_a_killed_sft_run_resumed_equals_an_uninterrupted_one_bitwise(tmp_path: 
 
 def test_a_resumed_dpo_run_equals_an_uninterrupted_one_bitwise(tmp_path: Path):
     shards, model = toy_shards(tmp_path / "out"), str(tiny_model(tmp_path / "m"))
-    settings = {"max_length": 512, "batch_size": 2, "learning_rate": 1e-3, "precision": "fp32", "epochs": 8}
+    settings = {"max_length": 512, "batch_size": 2, "learning_rate": 1e-3, "precision": "fp32", "epochs": 5}
     config = DpoConfig(**settings, save_every=3)
     whole = train_dpo(config, shards, model, tmp_path / "whole")
-    killed_after(3, "dpo", config, shards, model, tmp_path / "run")
+    killed_after(3, train_dpo, config, shards, model, tmp_path / "run")
     resumed = train_dpo(config, shards, model, tmp_path / "run")
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     for name, tensor in weights(whole).items():

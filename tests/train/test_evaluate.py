@@ -161,6 +161,7 @@ def test_a_model_is_loaded_and_answers(tmp_path: Path):
 def test_names_and_sizes():
     assert benchmark_name("data/held.out.jsonl") == "held"
     assert benchmark_name("aime24") == "aime24"
+    assert benchmark_name("sums=data/held.out.jsonl") == "sums"
     assert sample_sizes(1) == [1]
     assert sample_sizes(6) == [1, 2, 4, 6]
     assert sample_sizes(64) == [1, 2, 4, 8, 16, 32, 64]

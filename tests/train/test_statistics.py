@@ -2,6 +2,7 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
+
 from train.statistics import (
     bootstrap_interval,
     cons_at_k,

@@ -1,0 +1,154 @@
+"""A real HTTP server for tests: an OpenAI-compatible endpoint over any sampler, with faults on request."""
+
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from pipelines.sampling import Completion, Request, Sampler, SamplingConfig
+
+FAULTS = ("rate_limit", "error", "half_body", "empty_body", "not_json", "wrong_json", "drop", "hang", "bad_request")
+
+
+class ChatServer:
+    """What the handler shares: the sampler, how often it fails, and what it has seen."""
+
+    def __init__(self, sampler: Sampler, fault_rate: float, reasoning_field: str | None, seed: int) -> None:
+        self.sampler = sampler
+        self.fault_rate = fault_rate
+        self.reasoning_field = reasoning_field
+        self.random = random.Random(seed)
+        self.lock = threading.Lock()
+        self.faults: Counter[str] = Counter()
+        self.answered: Counter[int] = Counter()
+        """Requests answered in full, by seed."""
+        self.open = 0
+        self.most_open = 0
+        self.authorization: set[str | None] = set()
+        self.early_retries = 0
+        self._not_before: dict[int, float] = {}
+
+    def fault(self, seed: int) -> str | None:
+        """The fault of this attempt; counts attempts that come before their Retry-After is over."""
+        with self.lock:
+            self.early_retries += time.monotonic() < self._not_before.pop(seed, 0.0)
+            if self.random.random() >= self.fault_rate:
+                return None
+            fault = self.random.choice(FAULTS)
+            self.faults[fault] += 1
+            if fault == "rate_limit":
+                self._not_before[seed] = time.monotonic() + 0.1
+            return fault
+
+    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The chat-completion object for a request body."""
+        request = Request("1", tuple(body["messages"]), body["seed"])
+        config = SamplingConfig(
+            temperature=body["temperature"],
+            top_p=body["top_p"],
+            top_k=body.get("top_k", 0),
+            max_tokens=body["max_tokens"],
+        )
+        with self.lock:
+            (result,) = self.sampler.sample([request], config, logprobs=True)
+            self.answered[body["seed"]] += 1
+        assert isinstance(result, Completion)
+        choice: dict[str, Any] = {"index": 0, "message": self.message(result), "finish_reason": result.finish_reason}
+        if body.get("logprobs"):
+            choice["logprobs"] = {"content": [{"token": "", "logprob": value} for value in result.logprobs]}
+        if body.get("return_token_ids"):
+            choice["token_ids"] = result.token_ids
+        usage = {"prompt_tokens": result.prompt_tokens, "completion_tokens": result.completion_tokens}
+        return {"choices": [choice], "usage": usage, "prompt_token_ids": result.prompt_token_ids}
+
+    def message(self, result: Completion) -> dict[str, Any]:
+        """The assistant's message; with `reasoning_field`, what stands before `</think>` is split off into it."""
+        if self.reasoning_field is None:
+            return {"role": "assistant", "content": result.text}
+        reasoning, closed, content = result.text.removeprefix("<think>").partition("</think>")
+        return {"role": "assistant", self.reasoning_field: reasoning, "content": content if closed else None}
+
+
+@contextmanager
+def chat_server(
+    sampler: Sampler, *, fault_rate: float = 0.0, reasoning_field: str | None = None, seed: int = 0
+) -> Iterator[tuple[str, ChatServer]]:
+    """The URL of a running server, and its state."""
+    state = ChatServer(sampler, fault_rate, reasoning_field, seed)
+
+    class Handler(_Handler):
+        server_state = state
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1", state
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_state: ChatServer
+
+    def do_GET(self) -> None:
+        self._send(200, json.dumps({"data": [{"id": self.server_state.sampler.model}]}).encode())
+
+    def do_POST(self) -> None:
+        state = self.server_state
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with state.lock:
+            state.open += 1
+            state.most_open = max(state.most_open, state.open)
+            state.authorization.add(self.headers["Authorization"])
+        try:
+            fault = state.fault(body["seed"])
+            if fault is None:
+                self._send(200, json.dumps(state.answer(body)).encode())
+            else:
+                self._fail(fault, state.answer)
+        finally:
+            with state.lock:
+                state.open -= 1
+
+    def _fail(self, fault: str, answer: Any) -> None:
+        if fault == "rate_limit":
+            self._send(429, b"slow down", {"Retry-After": "0.1"})
+        elif fault == "error":
+            self._send(500, b"Traceback (most recent call last)")
+        elif fault == "bad_request":
+            self._send(400, b'{"error": {"message": "I do not like this prompt"}}')
+        elif fault == "empty_body":
+            self._send(200, b"")
+        elif fault == "not_json":
+            self._send(200, b"<html>gateway</html>")
+        elif fault == "wrong_json":
+            self._send(200, b'{"choices": [{"message": null}]}')
+        else:
+            if fault == "half_body":
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                self.wfile.write(b'{"choices": [{"mess')
+            elif fault == "hang":
+                time.sleep(0.6)
+            self.close_connection = True
+
+    def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Say nothing."""

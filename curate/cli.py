@@ -399,9 +399,12 @@ def problems(
 
     Example: curate problems heldout.jsonl --count 500 --seed 1 --exclude problems.jsonl
     """
-    from curate.problems import read_problem_texts, write_problem_file
+    from curate.problems import write_problem_file
 
-    texts = {text for file in exclude or () for text in read_problem_texts(file)}
+    try:
+        texts = {json.loads(line)["problem"] for file in exclude or () for line in file.read_text("utf-8").splitlines()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"`--exclude` is not a file that `curate problems` wrote: {error}") from None
     steps = [int(level) for level in levels.split(",")]
     written = write_problem_file(path, count=count, levels=steps, seed=seed, exclude=texts)
     print(f"problems: wrote {len(written):,} to {path}")

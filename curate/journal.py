@@ -35,6 +35,14 @@ def disk_space_checked(folder: Path) -> Iterator[None]:
         ) from None
 
 
+def journal_ids(path: Path) -> list[str]:
+    """Ids of the whole lines of a journal that nobody writes; empty where there is none."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as lines:
+        return [record_id for record_id in map(_record_id, lines) if record_id is not None]
+
+
 class Journal:
     """Records by id, appended as they come; only their places are held in memory."""
 

@@ -81,6 +81,10 @@ def run_step(
     config = step.parse(recipe, name)
     where = SpreadConfig.parse({**section_of(recipe, "spread"), "executor": executor, "tasks": tasks}, "spread")
     if where.executor != "inline":
+        if not hasattr(step.load(), "CONFIG"):
+            raise UserError(
+                f"`{name}` looks across rows and runs in one process", hint="--executor is for verify and annotate"
+            )
         refuse_changed_config(root, step.load().STAGE, config, replace)
         spread(name, step.module, root, config, where)
     return summary(root, name, step.load().run(root, config, replace=replace, **options))

@@ -47,9 +47,7 @@ _ENTRIES = (
     _entry("deepseek-r1-distill-qwen-7b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", gpus=1, **_R1),
     _entry("deepseek-r1-distill-qwen-14b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B", gpus=1, **_R1),
     _entry("deepseek-r1-distill-qwen-32b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", gpus=2, **_R1),
-    _entry(
-        "qwq-32b", "Qwen/QwQ-32B", top_k=30, context=40960, gpus=2, licence="Apache-2.0", opens_reasoning=True
-    ),
+    _entry("qwq-32b", "Qwen/QwQ-32B", top_k=30, context=40960, gpus=2, licence="Apache-2.0", opens_reasoning=True),
     _entry("qwen3-4b-thinking", "Qwen/Qwen3-4B-Thinking-2507", gpus=1, **_QWEN3_2507),
     _entry("qwen3-8b", "Qwen/Qwen3-8B", gpus=1, **_QWEN3),
     _entry("qwen3-14b", "Qwen/Qwen3-14B", gpus=1, **_QWEN3),

@@ -47,7 +47,7 @@ TRAINING = {
         warmup_rate=0.02, weight_decay=0.01, micro_tokens=4096, save_every=500, seed=1,
     ),
     "pocket-base": SftConfig(
-        max_length=256, batch_size=32, learning_rate=3e-3, epochs=3, max_steps=5000,
+        max_length=256, batch_size=20, learning_rate=3e-3, epochs=3, max_steps=2500,
         warmup_rate=0.02, weight_decay=0.01, micro_tokens=4096, save_every=500, seed=2,
     ),
 }  # fmt: skip

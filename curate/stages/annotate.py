@@ -30,6 +30,9 @@ class AnnotateConfig(Config):
     """Nothing to choose yet: every annotation is a measurement."""
 
 
+CONFIG = AnnotateConfig
+
+
 DOMAINS: dict[str, str] = {
     **{name: name for name in ("algebra", "arithmetic", "calculus", "geometry", "number theory", "statistics")},
     **{name: name for name in ("linear algebra", "discrete mathematics", "logic", "analysis", "precalculus")},
@@ -82,11 +85,16 @@ _REFLECTION = (
 )
 
 
-def run(root: Path, config: AnnotateConfig, *, replace: bool = False) -> Outcome:
-    """Make both annotation tables of a run directory; a directory without rollouts gets the prompts' only."""
+def run(root: Path, config: AnnotateConfig, *, replace: bool = False, part: tuple[int, int] | None = None) -> Outcome:
+    """Make both annotation tables of a run directory; a directory without rollouts gets the prompts' only.
+
+    A task of an executor (`part`) annotates its share of the rollouts files, and no prompts.
+    """
     outcomes = []
     if parquet.table_files(root, "rollouts"):
-        outcomes.append(run_row_stage(root, STAGE, config, _annotate_file, replace=replace))
+        outcomes.append(run_row_stage(root, STAGE, config, _annotate_file, replace=replace, part=part))
+    if part is not None:
+        return outcomes[0]
     outcomes.append(
         run_set_stage(
             root, PROMPT_STAGE, config, lambda: {"annotations/prompts": [annotate_prompts(root)]}, replace=replace

@@ -284,7 +284,7 @@ def _recall_row(
     name: str, copies: str, prompts: pa.Table, benchmark: pa.Table, config: DecontaminateConfig
 ) -> dict[str, Any]:
     # By place, not by id: copies keep the id of their original.
-    places = pa.array([str(place) for place in range(prompts.num_rows)])
+    places = pa.array([str(place) for place in range(prompts.num_rows)], pa.string())
     numbered = prompts.set_column(prompts.schema.get_field_index("prompt_id"), PROMPTS.field("prompt_id"), places)
     hits = decontaminate(numbered.to_batches(_BATCH_ROWS), {name: benchmark}, config)
     found = len({place for batch in hits for place in batch["prompt_id"].to_pylist()})

@@ -5,7 +5,7 @@ golds are held in memory. What hangs or kills a verifier is a `timeout`, which s
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ from pydantic import Field
 from pipelines import parquet
 from pipelines.config import Config
 from pipelines.errors import UserError
+from pipelines.progress import progress
 from pipelines.runner import Outcome, Stage, run_row_stage
 from pipelines.tables import VERDICT_LABELS, VERDICTS
 from verifiers import VERIFIERS, VERSIONS, Job, Question, Verdict, VerifierPool
@@ -31,6 +32,8 @@ class VerifyConfig(Config):
     """Address space of one worker process."""
 
 
+CONFIG = VerifyConfig
+
 Golds = Mapping[str, tuple[str, Question]]
 """`prompt_id` -> key of the verifier, and what it judges against; prompts without an answer are missing."""
 
@@ -44,24 +47,24 @@ def run(
     *,
     replace: bool = False,
     workers: int = 2,
-    on_rows: Callable[[int], None] | None = None,
+    part: tuple[int, int] | None = None,
 ) -> Outcome:
-    """Make the verdicts of every rollouts file that has none, or stale ones; `on_rows` hears of rows as they finish."""
+    """Make the verdicts of every rollouts file that has none, or stale ones; `part` as in `run_row_stage`."""
     prompts = parquet.require_files(root, "prompts", hint="verdicts need the reference answers: `curate import` them")
     side_inputs = [*(parquet.facts(path).digest for path in prompts), *sorted(VERSIONS.values())]
     golds: dict[str, tuple[str, Question]] = {}
-    with VerifierPool(workers, config.timeout_s, config.memory_mb) as pool:
+    rows = sum(parquet.facts(path).rows for path in parquet.table_files(root, "rollouts"))
+    with VerifierPool(workers, config.timeout_s, config.memory_mb) as pool, progress("verify", rows) as advance:
 
         def label(path: Path) -> Iterator[pa.RecordBatch]:
             if not golds:
                 golds.update(read_golds(root))
             columns = ["rollout_id", "prompt_id", "response"]
             for labels in verify(parquet.read_batches(path, "rollouts", columns, _READ_ROWS), golds, pool):
-                if on_rows is not None:
-                    on_rows(labels.num_rows)
+                advance(labels.num_rows)
                 yield labels
 
-        return run_row_stage(root, STAGE, config, label, replace=replace, side_inputs=side_inputs)
+        return run_row_stage(root, STAGE, config, label, replace=replace, side_inputs=side_inputs, part=part)
 
 
 def verify(rollouts: Iterable[pa.RecordBatch], golds: Golds, pool: VerifierPool) -> Iterator[pa.RecordBatch]:

@@ -22,6 +22,7 @@ def open_sampler(
     max_model_len: int | None = None,
     max_rows: int = 256,
     concurrency: int = 256,
+    tensor_parallel: int = 1,
     in_process: bool = False,
 ) -> Sampler:
     """A sampler for `model`: a folder, a shipped model, `hf:ORG/NAME`, or what `server_url` serves by that name.
@@ -46,7 +47,13 @@ def open_sampler(
         from pipelines.samplers.vllm import VllmSampler
 
         return VllmSampler(
-            stored_name, source, dtype=dtype, max_model_len=max_model_len, max_rows=max_rows, in_process=in_process
+            stored_name,
+            source,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            max_rows=max_rows,
+            tensor_parallel=tensor_parallel,
+            in_process=in_process,
         )
     from pipelines.samplers.transformers import TransformersSampler
 

@@ -116,9 +116,7 @@ def test_logprobs_are_those_of_the_distribution_drawn_from(engines: Engines, eng
             assert_close(torch.tensor(result.logprobs), expected, atol=1e-4, rtol=0)
 
 
-def test_vllm_serves_new_weights_and_forgets_what_the_old_ones_cached(
-    engines: Engines, tmp_path: Path
-) -> None:
+def test_vllm_serves_new_weights_and_forgets_what_the_old_ones_cached(engines: Engines, tmp_path: Path) -> None:
     """The head is tied: vLLM's CPU back end keeps a packed copy of it that reloading alone leaves stale."""
     vllm = engines.samplers["vllm"]
     old, new = (
@@ -137,9 +135,7 @@ def test_vllm_serves_new_weights_and_forgets_what_the_old_ones_cached(
             assert float(torch.stack(deltas).mean()) < 1e-3
             assert float(torch.stack(other_deltas).mean()) > 0.1
     finally:
-        vllm.update_weights(
-            (name, tensor) for name, tensor in old.state_dict().items() if name != "lm_head.weight"
-        )
+        vllm.update_weights((name, tensor) for name, tensor in old.state_dict().items() if name != "lm_head.weight")
 
 
 def test_vllm_refuses_a_prompt_that_does_not_fit_and_survives_a_consumer_that_leaves(engines: Engines) -> None:

@@ -46,9 +46,7 @@ def test_logprobs_equal_one_plain_forward_pass(tmp_path: Path, architecture: str
     module = AutoModelForCausalLM.from_pretrained(source)
     pin_longrope(module, module.config.max_position_embeddings)
     for completion in completions:
-        assert_close(
-            torch.tensor(completion.logprobs), model_logprobs(module, completion, 0.8), atol=2e-5, rtol=0
-        )
+        assert_close(torch.tensor(completion.logprobs), model_logprobs(module, completion, 0.8), atol=2e-5, rtol=0)
 
 
 def test_longrope_factors_follow_max_model_len(tmp_path: Path) -> None:
@@ -104,7 +102,9 @@ def test_weights_are_replaced(tmp_path: Path) -> None:
     sampler = TransformersSampler.open("m", str(tiny_model(tmp_path / "old", seed=0)))
     new = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "new", seed=1))
     sampler.update_weights(new.state_dict().items())
-    (completion,) = sampler.sample(requests(1), SamplingConfig(temperature=1.0, top_p=1.0, max_tokens=20), logprobs=True)
+    (completion,) = sampler.sample(
+        requests(1), SamplingConfig(temperature=1.0, top_p=1.0, max_tokens=20), logprobs=True
+    )
     assert_close(torch.tensor(completion.logprobs), model_logprobs(new, completion, 1.0), atol=2e-5, rtol=0)
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from curate.journal import Journal, disk_space_checked
 from pipelines import __version__, parquet, runner
 from pipelines.config import Config
+from pipelines.errors import UserError
 from pipelines.runner import Stage
 from pipelines.tables import TABLES
 
@@ -96,10 +97,10 @@ class GeneratedFiles:
                 made_from = parquet.facts(path).made_from or ""
                 parquet.write_file(path, "refusals", [table.filter(pa.array(keep))], made_from)
 
-    def claim(self, key: str, settings: Config, replace: bool) -> None:
-        """Enter this run into the manifest under `key`, or refuse it as another config than the earlier one's.
+    def claim(self, key: str, settings: Config, model: str, replace: bool) -> None:
+        """Enter this run into the manifest under `key`, or refuse it as another one than the earlier.
 
-        More samples are no other config. With `replace` the earlier run's files are hidden, not deleted:
+        More samples are no other run. With `replace` the earlier run's files are hidden, not deleted:
         they were paid for, and come back when their settings do.
         """
         entry = runner.read_manifest(self.root)["stages"].get(key)
@@ -108,18 +109,21 @@ class GeneratedFiles:
             if entry["config"]["samples"] < settings.resolved()["samples"]:
                 asked = settings.model_copy(update={"samples": entry["config"]["samples"]})
             runner.refuse_changed_config(self.root, Stage(key, STAGE.reads, STAGE.writes), asked, replace)
+            if entry["model"] != model and not replace:
+                raise UserError(
+                    f"`{self.root}` was made with another `{key}` model: {entry['model']} -> {model}",
+                    hint="use another --out, or `--replace` to sample the new one",
+                )
             if entry["sampling_id"] != self.sampling_id:
                 GeneratedFiles(self.root, entry["sampling_id"])._set_aside()
         self._bring_back()
+        if entry is None or entry["config"] != settings.resolved() or entry["model"] != model:
+            runner.record(self.root, key, {**self._entry(settings, model), "seconds": 0.0})
 
     def record(self, key: str, settings: Config, model: str, seconds: float) -> None:
         """Put the run into the manifest under `key`, and all runs together under the stage's own name."""
         stages = runner.read_manifest(self.root)["stages"]
-        entry = {
-            **_facts(self.root, settings.resolved(), self._outputs()),
-            "model": model,
-            "sampling_id": self.sampling_id,
-        }
+        entry = self._entry(settings, model)
         if {name: value for name, value in stages.get(key, {}).items() if name != "seconds"} != entry:
             runner.record(self.root, key, {**entry, "seconds": round(seconds, 3)})
         runs = [run for name, run in runner.read_manifest(self.root)["stages"].items() if name.startswith("generate:")]
@@ -127,6 +131,10 @@ class GeneratedFiles:
         whole = {**_facts(self.root, {}, outputs), "seconds": round(sum(run["seconds"] for run in runs), 3)}
         if stages.get(STAGE.name) != whole:
             runner.record(self.root, STAGE.name, whole)
+
+    def _entry(self, settings: Config, model: str) -> dict[str, Any]:
+        names = {"model": model, "sampling_id": self.sampling_id}
+        return {**_facts(self.root, settings.resolved(), self._outputs()), **names}
 
     def _set_aside(self) -> None:
         for table in _TABLES:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -36,19 +37,19 @@ Conversation = list[Message]
 HABITS = {"short": 0.3, "mixed": 0.35, "careful": 0.2, "checking": 0.1, "guessing": 0.03, "endless": 0.02}
 """How often the teacher is shown each way of solving a problem."""
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "pocket": {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 512},
     "pocket-base": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 320},
 }
 
 TRAINING = {
     "pocket": SftConfig(
-        max_length=256, overlong="truncate", batch_size=32, learning_rate=2e-3, epochs=3, max_steps=6000,
-        warmup_rate=0.02, weight_decay=0.01, micro_tokens=4096, save_every=500, seed=1,
+        max_length=256, overlong="truncate", batch_size=40, learning_rate=2.5e-3, epochs=2, max_steps=2200,
+        warmup_rate=0.02, weight_decay=0.01, micro_tokens=8192, save_every=250, seed=1,
     ),
     "pocket-base": SftConfig(
-        max_length=256, batch_size=20, learning_rate=3e-3, epochs=3, max_steps=2500,
-        warmup_rate=0.02, weight_decay=0.01, micro_tokens=4096, save_every=500, seed=2,
+        max_length=256, batch_size=40, learning_rate=3e-3, epochs=2, max_steps=2000,
+        warmup_rate=0.02, weight_decay=0.01, micro_tokens=8192, save_every=250, seed=2,
     ),
 }  # fmt: skip
 
@@ -66,9 +67,9 @@ def build(name: str, work: Path) -> Path:
 
 
 def teacher_conversations() -> Iterator[Conversation]:
-    """Problems of one to five steps, solved in every way."""
+    """Problems of one to four steps, solved in every way."""
     rng = random.Random(101)  # noqa: S311
-    for problem in write_problems(100, 70_000, [1, 1, 2, 3, 4, 5]):
+    for problem in write_problems(100, 60_000, [1, 1, 2, 2, 3, 4]):
         strategy = rng.choices(list(HABITS), list(HABITS.values()))[0]
         yield [question(problem), assistant_message(*write_trace(problem, strategy, rng))]
 
@@ -76,7 +77,7 @@ def teacher_conversations() -> Iterator[Conversation]:
 def student_conversations() -> Iterator[Conversation]:
     """Lessons in single steps, and problems with nothing but their answers."""
     rng = random.Random(201)  # noqa: S311
-    for problem in write_problems(200, 20_000, [1, 2, 3, 4, 5]):
+    for problem in write_problems(200, 20_000, [1, 2, 3, 4]):
         yield [question(problem), assistant_message(None, rf"\boxed{{{problem.answer}}}")]
     for _ in range(60_000):
         asked, answered = write_lesson(rng)
@@ -147,7 +148,7 @@ def _bpe(model: BPE) -> Tokenizer:
     return backend
 
 
-def write_random_model(folder: Path, shape: dict[str, int], tokenizer: PreTrainedTokenizerFast) -> None:
+def write_random_model(folder: Path, shape: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> None:
     """A random Llama of this shape in `folder`, with tied embeddings; seed 0."""
     torch.manual_seed(0)
     end, pad = tokenizer.convert_tokens_to_ids(["<|end|>", "<|endoftext|>"])

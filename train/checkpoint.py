@@ -113,7 +113,7 @@ def save(
         (saving / "state").mkdir()
         save_file(_state(model, optimizer), saving / "state" / "optimizer.safetensors")
         _write_json(saving / "state" / "loop.json", {"step": step, "extra": dict(extra or {})})
-    for path in saving.rglob("*"):
+    for path in (*saving.rglob("*"), saving):
         _sync(path)
     saving.rename(folder)
     _sync(folder.parent)

@@ -19,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,  # rich would double the time of --help
 )
 
 Shards = Annotated[Path, typer.Option("--shards", help="Run directory of `curate`.")]
@@ -40,7 +41,7 @@ def main() -> None:
     run_command(app)
 
 
-@app.command("all", help="Mid-training, SFT, DPO and RL in order, skipping what is finished.")
+@app.command("all")
 def all_(
     shards: Shards = Path("out"),
     model: Model = "pocket-base",
@@ -51,7 +52,10 @@ def all_(
     replace: Replace = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Example: train all --shards out/ --model pocket-base --out runs/first --set sft.learning_rate=2e-5"""
+    """Mid-training, SFT, DPO and RL in order, skipping what is finished.
+
+    Example: train all --shards out/ --model pocket-base --out runs/first --set sft.learning_rate=2e-5
+    """
     from train import stages
 
     settings = _recipe(recipe, overrides)
@@ -68,7 +72,7 @@ def all_(
         _show_staircase(out, benchmark)
 
 
-@app.command(help="Mid-training: as many verified traces as there are, packed.")
+@app.command()
 def midtrain(
     shards: Shards = Path("out"),
     model: Model = "pocket-base",
@@ -78,11 +82,14 @@ def midtrain(
     replace: Replace = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Example: train midtrain --shards out/ --model pocket-base --out runs/first/midtrain"""
+    """Mid-training: as many verified traces as there are, packed.
+
+    Example: train midtrain --shards out/ --model pocket-base --out runs/first/midtrain
+    """
     _stage("midtrain", shards, model, out, recipe, overrides, replace, dry_run)
 
 
-@app.command(help="Supervised fine-tuning on a compact, clean set: the model learns when to stop.")
+@app.command()
 def sft(
     shards: Shards = Path("out"),
     model: Model = "runs/run/midtrain/final",
@@ -92,11 +99,14 @@ def sft(
     replace: Replace = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Example: train sft --shards out/ --model runs/first/midtrain/final --out runs/first/sft"""
+    """Supervised fine-tuning on a compact, clean set: the model learns when to stop.
+
+    Example: train sft --shards out/ --model runs/first/midtrain/final --out runs/first/sft
+    """
     _stage("sft", shards, model, out, recipe, overrides, replace, dry_run)
 
 
-@app.command(help="Rollout DPO: right traces preferred to wrong ones.")
+@app.command()
 def dpo(
     shards: Shards = Path("out"),
     model: Model = "runs/run/sft/final",
@@ -106,11 +116,14 @@ def dpo(
     replace: Replace = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Example: train dpo --shards out/ --model runs/first/sft/final --out runs/first/dpo --set dpo.beta=0.5"""
+    """Rollout DPO: right traces preferred to wrong ones.
+
+    Example: train dpo --shards out/ --model runs/first/sft/final --out runs/first/dpo --set dpo.beta=0.5
+    """
     _stage("dpo", shards, model, out, recipe, overrides, replace, dry_run)
 
 
-@app.command(help="Reinforcement learning with verifiable reward (GRPO).")
+@app.command()
 def rl(
     shards: Shards = Path("out"),
     model: Model = "runs/run/dpo/final",
@@ -120,11 +133,14 @@ def rl(
     replace: Replace = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Example: train rl --shards out/ --model runs/first/dpo/final --out runs/first/rl --set rl.steps=50"""
+    """Reinforcement learning with verifiable reward (GRPO).
+
+    Example: train rl --shards out/ --model runs/first/dpo/final --out runs/first/rl --set rl.steps=50
+    """
     _stage("rl", shards, model, out, recipe, overrides, replace, dry_run)
 
 
-@app.command("eval", help="Sample a model on benchmarks: pass@k and cons@k with 95 % intervals.")
+@app.command("eval")
 def eval_(
     model: Model = "pocket-base",
     on: On = "aime24,math500,gpqa",
@@ -134,7 +150,10 @@ def eval_(
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Example: train eval --model runs/first/rl/final --on aime24,heldout.jsonl --samples 16"""
+    """Sample a model on benchmarks: pass@k and cons@k with 95 % intervals.
+
+    Example: train eval --model runs/first/rl/final --on aime24,heldout.jsonl --samples 16
+    """
     from train import stages
     from train.evaluate import EvalConfig, evaluate
 
@@ -151,7 +170,7 @@ def eval_(
     print(table_text([result.row() for result in evaluate(config, model, on.split(","), out)]))
 
 
-@app.command(help="Make a random student with a tokenizer trained on the shards.")
+@app.command()
 def init(
     out: Annotated[Path, typer.Option("--out", help="Folder of the new model.")],
     shards: Shards = Path("out"),
@@ -160,7 +179,10 @@ def init(
     recipe: RecipeFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Example: train init --architecture phi3 --size 5m --shards out/ --out models/student"""
+    """Make a random student with a tokenizer trained on the shards.
+
+    Example: train init --architecture phi3 --size 5m --shards out/ --out models/student
+    """
     from train import stages
     from train.init import InitConfig, init_student
 

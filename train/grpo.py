@@ -164,6 +164,7 @@ def describe(rollouts: StepRollouts) -> dict[str, float]:
         "reward": float(np.mean(rewards)),
         "pass_rate": float(np.mean([reward > 0 for reward in rewards])),
         "rollouts": len(samples),
+        "unjudged": len(samples) - len(rewards),
         "groups_used": refusals[None],
         "groups_all_wrong": refusals["all_wrong"],
         "groups_all_correct": refusals["all_correct"],

@@ -28,6 +28,8 @@ _CHUNK_CHARS = 1 << 18
 _WINDOW_CHUNKS = 8
 """Chunks per worker that may be read ahead of the verdict that is due next."""
 _POLL_S = 0.05
+_IDLE_DEATHS = 3
+"""So often in a row may a worker die with no job running before the next job is blamed for it."""
 
 _Numbered = tuple[int, Job]
 
@@ -150,7 +152,12 @@ class _Run:
         """Kill a worker; the job it was on gets its verdict, the others go back."""
         # Verdicts on their way when it was killed are lost: those jobs are quick, and are done again.
         unsent = worker.clock.finished - worker.sent
+        # One that died between two jobs (it had just retired, say) died of neither, unless that is all it ever does.
+        worker.idle_deaths += 1 if rule == "worker_died" and not worker.clock.running_s else 0
+        blameless = 0 < worker.idle_deaths <= _IDLE_DEATHS
         worker.kill()
+        if blameless:
+            unsent = len(worker.chunk)
         jobs = list(worker.chunk)
         worker.chunk.clear()
         if unsent < len(jobs):
@@ -168,6 +175,8 @@ class _Worker:
         self.chunk: deque[_Numbered] = deque()
         self.sent = 0
         """Verdicts of the present chunk that have arrived."""
+        self.idle_deaths = 0
+        """Deaths between two jobs since the last verdict."""
         self.process: subprocess.Popen[bytes] | None = None
         self._start()
 
@@ -180,7 +189,7 @@ class _Worker:
             # torch and all, into every worker.
             arguments = [str(theirs.fileno()), str(file.fileno()), str(self.timeout_s), str(self.memory_mb)]
             self.process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "verifiers.worker", *arguments],
+                [sys.executable, "-P", "-m", "verifiers.worker", *arguments],
                 pass_fds=(theirs.fileno(), file.fileno()),
                 stdin=subprocess.DEVNULL,
                 env=_environment(),
@@ -207,6 +216,7 @@ class _Worker:
     def receive(self) -> list[Verdict]:
         verdicts: list[Verdict] = self.connection.recv()
         self.sent += len(verdicts)
+        self.idle_deaths = 0
         return verdicts
 
     def kill(self) -> None:

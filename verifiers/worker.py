@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from verifiers import clock
 from verifiers.jobs import Job, verify_job
@@ -15,6 +16,7 @@ from verifiers.verdict import VERSIONS, Outcome, Verdict
 _GRACE_CPU_S = 30
 """Processor seconds beyond the deadline after which the kernel ends a worker whose parent is gone."""
 _FLUSH_S = 0.05
+_STATM = Path("/proc/self/statm")
 
 
 def main(connection_fd: int, clock_fd: int, timeout_s: float, memory_mb: int) -> None:
@@ -59,8 +61,11 @@ def _limit_processor(timeout_s: float) -> None:
 
 
 def _resident_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    """Memory this process holds now; its peak where the system does not say."""
+    if _STATM.exists():
+        return int(_STATM.read_text().split()[1]) * resource.getpagesize() / 2**20
+    # Not on Linux, where a child starts with the peak of its parent, which may be a trainer of many GB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 if __name__ == "__main__":

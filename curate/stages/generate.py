@@ -28,11 +28,12 @@ from pipelines.conversation import INSTRUCTIONS, Message, user_message
 from pipelines.errors import UserError
 from pipelines.progress import progress
 from pipelines.reasoning import split_reasoning
-from pipelines.samplers import Engine, model_name, open_sampler
+from pipelines.samplers import Engine, accelerator_count, model_name, open_sampler
 from pipelines.sampling import Completion, Refusal, Request, Sampler, SamplingConfig
 from pipelines.tables import content_id, rollout_id
 
 BLOCK_ROLLOUTS = 4096
+"""Rollouts of one file: some hundred MB of long traces."""
 _DETAIL_CHARS = 4000
 
 
@@ -95,11 +96,12 @@ def generate(
     *,
     replace: bool = False,
     retry_failed: bool = False,
+    block_rollouts: int = BLOCK_ROLLOUTS,
 ) -> GenerateReport:
     """As `run`, from any sampler; it is opened only if something is left to sample."""
     started = time.monotonic()
     task = _task(root, config, teacher)
-    task.files.claim(task.key, task.config.settings, replace)
+    task.files.claim(task.key, task.config.settings, task.model, replace)
     with Journal(task.files.journal_path) as journal:
         task.files.reopen_last_block(journal)
         stored_ids, refused_ids = task.files.stored_ids(), task.files.refused_ids()
@@ -107,7 +109,7 @@ def generate(
         skip = stored_ids if retry_failed else stored_ids | refused_ids
         report = GenerateReport(teacher.name, _plan(task, journal.ids(), retry_failed), torn=journal.torn)
         if report.plan.left or report.plan.journalled:
-            _sample(task, journal, skip, report, open_teacher)
+            _sample(task, journal, _blocks(task, journal, skip, block_rollouts), report, open_teacher)
     task.files.drop_mended_refusals()
     assert report.plan.left == report.sampled + report.refused.total(), report
     report.seconds = time.monotonic() - started
@@ -234,24 +236,28 @@ class _Block:
     unfinished: set[str]
 
 
-def _blocks(task: _Task, journal: Journal, skip: set[str]) -> Iterator[_Block]:
+def _blocks(task: _Task, journal: Journal, skip: set[str], block_rollouts: int) -> Iterator[_Block]:
     """The blocks of everything that is neither stored nor to be skipped."""
     left = (planned for planned in _planned(task) if planned.rollout_id not in skip)
     number = task.files.next_number()
-    while part := {planned.rollout_id: planned for planned in islice(left, BLOCK_ROLLOUTS)}:
+    while part := {planned.rollout_id: planned for planned in islice(left, block_rollouts)}:
         yield _Block(number, part, {each for each in part if each not in journal})
         number += 1
 
 
 def _sample(
-    task: _Task, journal: Journal, skip: set[str], report: GenerateReport, open_teacher: Callable[[], Sampler]
+    task: _Task,
+    journal: Journal,
+    blocks: Iterator[_Block],
+    report: GenerateReport,
+    open_teacher: Callable[[], Sampler],
 ) -> None:
     """Sample what is left, journal it as it ends, and write each block when it is whole."""
     waiting: deque[_Block] = deque()
     owners: dict[str, _Block] = {}
 
     def requests() -> Iterator[Request]:
-        for block in _blocks(task, journal, skip):
+        for block in blocks:
             waiting.append(block)
             for planned in block.planned.values():
                 if planned.rollout_id in block.unfinished:
@@ -381,11 +387,7 @@ def _open(teacher: Teacher, config: GenerateConfig) -> Sampler:
 
 def _require_accelerators(teacher: Teacher) -> None:
     """A teacher that cannot fit here is a `UserError` before its weights are downloaded."""
-    if not teacher.gpus:
-        return
-    import torch
-
-    available = torch.accelerator.device_count()
+    available = accelerator_count() if teacher.gpus else 0
     if available < teacher.gpus:
         raise UserError(
             f"`{teacher.name}` needs {teacher.gpus} accelerators of 80 GB, here are {available}",

@@ -60,6 +60,13 @@ def open_sampler(
     return TransformersSampler.open(stored_name, source, dtype=dtype, max_model_len=max_model_len, max_rows=max_rows)
 
 
+def accelerator_count() -> int:
+    """How many accelerators torch sees here."""
+    import torch
+
+    return torch.accelerator.device_count()
+
+
 def model_name(model: str) -> str:
     """What rollouts of `model` are stored under: a hub id, or `folder@digest` of a local model's weights.
 
@@ -105,7 +112,4 @@ def _open_server(model: str, server_url: str, name: str | None, concurrency: int
 
 
 def _fitting_engine() -> Engine:
-    import torch
-
-    on_accelerator = torch.accelerator.current_accelerator() is not None
-    return "vllm" if on_accelerator and importlib.util.find_spec("vllm") is not None else "transformers"
+    return "vllm" if accelerator_count() and importlib.util.find_spec("vllm") is not None else "transformers"

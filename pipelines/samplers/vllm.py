@@ -56,7 +56,7 @@ class VllmSampler:
             tensor_parallel_size=tensor_parallel,
             gpu_memory_utilization=gpu_memory,
             enforce_eager=on_cpu,
-            **(_whole_prefills(self._max_model_len) if on_cpu else {}),
+            **(_whole_prefills(self._max_model_len, max_rows) if on_cpu else {}),
             # Of the distribution that was drawn from: temperature, and top_p and top_k where set.
             logprobs_mode="processed_logprobs",
             generation_config="vllm",  # every setting comes from SamplingConfig
@@ -154,13 +154,16 @@ def _set_environment(on_cpu: bool, in_process: bool) -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
-def _whole_prefills(max_model_len: int) -> dict[str, Any]:
+def _whole_prefills(max_model_len: int, max_rows: int) -> dict[str, Any]:
     """Settings under which no prompt is read in pieces.
 
     vLLM 0.32 rewinds a seeded request's generator after each piece, which a CPU generator cannot do:
     the engine dies.
     """
-    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_model_len, 4096)}
+    return {
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(max_model_len, min(4096, max_rows * max_model_len)),
+    }
 
 
 def _load_engine(**settings: Any) -> Any:

@@ -101,6 +101,20 @@ def test_a_packed_document_has_the_logprobs_it_has_alone(tmp_path: Path, archite
             assert_close(packed_M[batch.document_M == index], alone_M, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "phi3"])
+def test_bf16_stays_near_fp32_whichever_kernel_attends(tmp_path: Path, architecture: str):
+    # 300 tokens go to the fused kernel, the others to plain products.
+    model = open_model(tmp_path, architecture, max_length=512)
+    batch = collate(random_documents((300, 200, 20), model.config.vocab_size))
+    with torch.no_grad():
+        exact_M, _ = batch_logprobs(model, batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded_M, _ = batch_logprobs(model, batch)
+    error_M = (rounded_M - exact_M).abs()
+    for document in range(3):
+        assert 0 < error_M[batch.document_M == document].mean() < 0.02
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "phi3"])
 def test_logprobs_equal_the_plain_transformers_model(tmp_path: Path, architecture: str):
     model = open_model(tmp_path, architecture)

@@ -11,7 +11,7 @@ from verifiers import VERIFIERS, Job, Outcome, Question, Verdict, VerifierPool
 
 FIVE = Job("mathematics", Question("5"), r"\boxed{5}")
 SIX = Job("mathematics", Question("5"), r"\boxed{6}")
-POISON = Job("mathematics", Question("5"), r"\boxed{\sum_{k=0}^{99999999} k^{99}}")
+POISON = Job("mathematics", Question("5"), r"\boxed{\sum_{k=0}^{99999999} \sin(k^{99})}")
 """Math-Verify would add up a hundred million terms."""
 
 HOSTILE = [
@@ -107,3 +107,23 @@ def test_importing_verifiers_loads_no_computer_algebra() -> None:
     home = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", script], cwd=home, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_parent_that_holds_gigabytes_does_not_cost_its_workers_their_lives() -> None:
+    # A child's peak memory starts as its parent's: judged by it, every worker would retire after every chunk.
+    ballast = bytearray(b"x") * (1200 << 20)
+    jobs = [Job("mathematics", Question(str(i)), rf"\boxed{{{i}}}") for i in range(200)]
+    with VerifierPool(num_workers=2, memory_mb=2048) as pool:
+        for _ in range(3):
+            assert {verdict.outcome for verdict in pool.verify(jobs)} == {Outcome.CORRECT}
+    assert len(ballast) == 1200 << 20
+
+
+def test_a_worker_that_dies_between_jobs_costs_no_job_its_verdict() -> None:
+    jobs = [Job("mathematics", Question(str(i)), rf"\boxed{{{i}}}") for i in range(8)]
+    with VerifierPool(num_workers=1) as pool:
+        for _ in range(3):
+            assert {verdict.outcome for verdict in pool.verify(jobs)} == {Outcome.CORRECT}
+            process = pool._workers[0].process
+            assert process is not None
+            process.kill()

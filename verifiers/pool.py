@@ -153,8 +153,9 @@ class _Run:
         # Verdicts on their way when it was killed are lost: those jobs are quick, and are done again.
         unsent = worker.clock.finished - worker.sent
         # One that died between two jobs (it had just retired, say) died of neither, unless that is all it ever does.
-        worker.idle_deaths += 1 if rule == "worker_died" and not worker.clock.running_s else 0
-        blameless = 0 < worker.idle_deaths <= _IDLE_DEATHS
+        idle = rule == "worker_died" and worker.clock.idle
+        worker.idle_deaths += idle
+        blameless = idle and worker.idle_deaths <= _IDLE_DEATHS
         worker.kill()
         if blameless:
             unsent = len(worker.chunk)

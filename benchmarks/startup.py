@@ -1,6 +1,6 @@
 """Seconds from typing `--help` to the last character, for both commands.
 
-    python benchmarks/startup.py [RUNS]
+python benchmarks/startup.py [RUNS]
 """
 
 import statistics

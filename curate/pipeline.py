@@ -10,6 +10,7 @@ from pipelines.config import Config, Recipe
 from pipelines.errors import UserError
 from pipelines.executors import SpreadConfig, spread
 from pipelines.runner import refuse_changed_config
+from pipelines.tables import STAGES
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,19 @@ STEPS: dict[str, Step] = {
 
 
 def planned(recipe: Recipe) -> list[str]:
-    """The steps a recipe names, in its order; every name is checked before anything runs."""
+    """The data steps a recipe names, in its order; every name is checked before anything runs.
+
+    The training stages a recipe may also name are `train all`'s to run.
+    """
     steps = recipe.get("steps", list(STEPS))
     if not isinstance(steps, Sequence) or isinstance(steps, str):
         raise UserError("`steps` in the recipe is not a list of stage names", hint='steps = ["import", "verify"]')
     names = [str(step).replace("-", "_") for step in steps]
     known = [*STEPS, "card"]
-    unknown = [name for name in names if name not in known]
+    unknown = [name for name in names if name not in (*known, *STAGES)]
     if unknown:
-        raise UserError(f"no stage `{unknown[0]}`", hint=f"stages: {', '.join(known)}")
-    return names
+        raise UserError(f"no stage `{unknown[0]}`", hint=f"stages: {', '.join([*known, *STAGES])}")
+    return [name for name in names if name in known]
 
 
 def section_of(recipe: Recipe, name: str) -> dict[str, Any]:

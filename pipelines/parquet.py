@@ -84,7 +84,9 @@ def write_file(path: Path, table: str, batches: Iterable[pa.RecordBatch | pa.Tab
     try:
         with partial.open("wb") as raw:
             sink = _HashingFile(raw)
-            with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), schema, compression="zstd", store_schema=True) as writer:
+            with pq.ParquetWriter(
+                pa.PythonFile(sink, mode="w"), schema, compression="zstd", store_schema=True
+            ) as writer:
                 for group in _row_groups(batches, schema):
                     writer.write_table(group, row_group_size=max(1, group.num_rows))
                     rows += group.num_rows

@@ -172,8 +172,11 @@ def write_random_model(folder: Path, shape: dict[str, Any], tokenizer: PreTraine
 def ship(trained: Path, folder: Path) -> Path:
     """Put a trained model into the package, in bf16."""
     model = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.bfloat16)
+    model.config.use_cache = True
     model.save_pretrained(folder)
     PreTrainedTokenizerFast.from_pretrained(trained).save_pretrained(folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)
     return folder
 
 

@@ -10,7 +10,7 @@ _IDLE, _PAUSED = 0.0, -1.0
 
 
 class JobClock:
-    """Two numbers in shared memory: jobs finished so far, and when the present one began (0: there is none, -1: paused)."""
+    """Two numbers in shared memory: jobs finished so far, and when the present one began (0: none, -1: paused)."""
 
     def __init__(self, shared: mmap.mmap | None = None) -> None:
         self._slots = memoryview(shared if shared is not None else bytearray(CLOCK_BYTES)).cast("d")

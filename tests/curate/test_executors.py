@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from run_directories import small_run
 
 from curate.pipeline import run_step
 from pipelines import parquet
 from pipelines.errors import UserError
-from run_directories import small_run
 
 
 def several_files(root: Path) -> Path:
@@ -41,7 +41,7 @@ def test_local_tasks_make_what_one_process_makes(tmp_path: Path):
         run_step(one, stage, {})
         lines = run_step(many, stage, {}, executor="local", tasks=2)
         # The tasks made the files; the command that spread them found them fresh.
-        assert "verify" != stage or "nothing to do, 3 files" in lines[0]
+        assert stage != "verify" or "nothing to do, 3 files" in lines[0]
     assert len(label_bytes(one)) == 7
     assert label_bytes(one) == label_bytes(many)
 
@@ -50,7 +50,7 @@ def test_an_executor_that_cannot_run_says_what_it_lacks(tmp_path: Path):
     root = several_files(tmp_path / "run")
     with pytest.raises(UserError, match="needs a partition"):
         run_step(root, "verify", {}, executor="slurm", tasks=2)
-    with pytest.raises(UserError, match="spread.executor"):
+    with pytest.raises(UserError, match=r"spread\.executor"):
         run_step(root, "verify", {}, executor="cloud")
     with pytest.raises(UserError, match="`dedupe` looks across rows"):
         run_step(root, "dedupe", {}, executor="local", tasks=2)

@@ -113,7 +113,7 @@ def test_a_set_stage_writes_all_its_tables_once(tmp_path: Path):
 
 
 def test_a_stage_without_input_names_what_is_missing(tmp_path: Path):
-    with pytest.raises(UserError, match="no Parquet files in .*verdicts"):
+    with pytest.raises(UserError, match=r"no Parquet files in .*verdicts"):
         run(tmp_path)
 
 

@@ -69,8 +69,9 @@ def test_transformers_loads_the_student_and_it_stops(demo: Path):
     model = AutoModelForCausalLM.from_pretrained(folder)
     inputs = tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     generated = model.generate(**inputs, max_new_tokens=200, do_sample=False)[0][inputs["input_ids"].shape[1] :]
-    assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|end|>")
-    assert generated[-1] == model.generation_config.eos_token_id
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert model.generation_config.eos_token_id == [end]
+    assert generated[-1] == end
     assert len(generated) < 200
 
 

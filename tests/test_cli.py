@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+
+from pipelines import tables
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +51,7 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str, str]]:
             "question",
             "",
         ),
-        "run directory without rollouts": (["verify", empty], "rollouts", "curate"),
+        "run directory without tables": (["verify", empty], "prompts", "curate import"),
         "no run directory": (["split", tmp_path / "nowhere"], "nowhere", ""),
         "unknown setting": (["verify", empty, "--set", "verify.speed=3"], "verify.speed", "timeout_s"),
         "unknown teacher": (["generate", "--teacher", "deepseek-r2", "--out", empty], "deepseek-r2", "deepseek-r1"),
@@ -63,7 +66,7 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[list[object], str, str]]:
         "folder without data",
         "unknown layout",
         "mapped column that is not there",
-        "run directory without rollouts",
+        "run directory without tables",
         "no run directory",
         "unknown setting",
         "unknown teacher",
@@ -117,3 +120,32 @@ def test_finished_work_is_not_done_again_and_status_says_what_is_next(tmp_path: 
     assert "timeout_s" in refused.stderr
     assert "--replace" in refused.stderr
     assert curate("verify", out, "--set", "verify.timeout_s=9", "--replace").returncode == 0
+
+
+def empty_shard(root: Path, schema_version: bytes = b"1") -> None:
+    """An sft shard without rows, as a version of the schema would have written it."""
+    schema = tables.TABLES["shards/sft"]
+    metadata = {**schema.metadata, b"tracemill.schema_version": schema_version}
+    path = root / "shards" / "sft" / "00000.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(schema.empty_table().replace_schema_metadata(metadata), path)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "model", "named"),
+    [
+        (lambda root: None, "pocket-base", "shards/sft"),
+        (lambda root: empty_shard(root, b"0"), "pocket-base", "schema version 0"),
+        (empty_shard, "pocket-base", "no usable row"),
+        (empty_shard, "no-such-model", "no-such-model"),
+    ],
+    ids=["no shards", "older schema", "no rows", "no model"],
+)
+def test_a_training_mistake_ends_in_one_sentence(tmp_path: Path, prepare, model: str, named: str):
+    root = tmp_path / "out"
+    root.mkdir()
+    prepare(root)
+    done = curate("sft", "--shards", root, "--model", model, "--out", tmp_path / "run", room="train")
+    assert done.returncode == 1, done.stderr
+    assert named in done.stderr.split("error: ", 1)[1]
+    assert "Traceback" not in done.stderr

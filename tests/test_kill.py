@@ -1,4 +1,4 @@
-"""Kill `curate run` at random moments: the tables equal those of an uninterrupted run, and no file is half written."""
+"""Kill `curate run` at random moments: the tables equal those of an uninterrupted run, no file is half written."""
 
 import json
 import os
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+
+from pipelines.parquet import read_table, table_files
 
 KILLS = 20
 SEED = 2504
@@ -68,6 +70,18 @@ def recipe(tmp_path: Path, shared_data: Path) -> Path:
     return path
 
 
+def killed_run(arguments: list[str], rng: random.Random, seconds: float) -> bool:
+    """Start a command and kill it within `seconds`; whether it was still alive then."""
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        process.wait(timeout=rng.uniform(0.2, 1.0) * seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+    return False
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_at_twenty_random_moments_equals_uninterrupted(tmp_path: Path, recipe: Path):
@@ -84,15 +98,7 @@ def test_killed_at_twenty_random_moments_equals_uninterrupted(tmp_path: Path, re
         if attempt and attempt % 4 == 0:
             for path in sorted((killed / rng.choice(["verdicts", "rollouts", "duplicates"])).glob("*.parquet")):
                 path.unlink()
-        process = subprocess.Popen(
-            command(recipe, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        try:
-            process.wait(timeout=rng.uniform(0.2, 1.0) * seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            died += 1
+        died += killed_run(command(recipe, killed), rng, seconds)
         if killed.exists():
             assert_no_half_file(killed)
     assert died >= KILLS // 2, f"only {died} of {KILLS} runs were alive when killed"
@@ -103,3 +109,54 @@ def test_killed_at_twenty_random_moments_equals_uninterrupted(tmp_path: Path, re
     differing = [name for name in expected if found[name] != expected[name]]
     assert not differing, "\n".join(differing)
     assert stages_without_seconds(killed) == stages_without_seconds(whole)
+
+
+SAMPLING = """
+steps = ["import", "generate", "verify", "annotate", "split"]
+[import]
+files = [{problems}]
+[generate]
+teacher = "pocket"
+samples = 3
+max_tokens = 24
+concurrency = 8
+[split]
+rl_without_rollouts = true
+"""
+
+
+def ids(out: Path) -> dict[str, list[str]]:
+    """The ids in every table that sampled text cannot change, in their order."""
+    columns = {"prompts": "prompt_id", "rollouts": "rollout_id", "verdicts": "rollout_id",
+               "annotations/rollouts": "rollout_id", "annotations/prompts": "prompt_id"}  # fmt: skip
+    return {
+        table: [row for path in table_files(out, table) for row in read_table(path, table)[column].to_pylist()]
+        for table, column in columns.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sampling_run_killed_at_random_loses_no_rollout_and_samples_none_twice(tmp_path: Path):
+    problems, recipe = tmp_path / "problems.jsonl", tmp_path / "recipe.toml"
+    rows = [{"problem": f"Compute {i}+{i + 7}.", "answer": str(2 * i + 7)} for i in range(40)]
+    problems.write_text("\n".join(json.dumps(row) for row in rows))
+    recipe.write_text(SAMPLING.format(problems=json.dumps(str(problems))))
+    whole, killed = tmp_path / "whole" / "out", tmp_path / "killed" / "out"
+    started = time.monotonic()
+    subprocess.run(command(recipe, whole), check=True, capture_output=True)
+    seconds = time.monotonic() - started
+    rng = random.Random(SEED + 1)
+    died = 0
+    for _ in range(8):
+        if killed_run(command(recipe, killed), rng, 0.7 * seconds):
+            died += 1
+        else:  # it came to its end: lose the rollouts, so that the next kill too meets a run at work
+            for path in table_files(killed, "rollouts"):
+                path.unlink()
+    assert died >= 3, f"only {died} runs were alive when killed"
+    assert_no_half_file(killed)
+    subprocess.run(command(recipe, killed), check=True, capture_output=True)
+    found = ids(killed)
+    assert found == ids(whole)
+    assert len(set(found["rollouts"])) == len(found["rollouts"]) == 120

@@ -1,4 +1,4 @@
-"""The whole recipe on the pocket models, as small as it goes: from problems to four stages, and who can load the end."""
+"""The whole recipe on the pocket models, as small as it goes: four stages from problems, and who can load the end."""
 
 import json
 import subprocess

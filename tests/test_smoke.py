@@ -24,7 +24,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("smoke")
     heldout, problems = folder / "heldout.jsonl", folder / "problems.jsonl"
     run("curate", "problems", heldout, "--count", 12, "--levels", "1", "--seed", 1)
-    run("curate", "problems", problems, "--count", 48, "--levels", "1,2", "--seed", 2, "--exclude", heldout)
+    run("curate", "problems", problems, "--count", 64, "--levels", "1", "--seed", 2, "--exclude", heldout)
     run("curate", "import", problems, "--out", folder / "out")
     run("curate", "run", "smoke", "--out", folder / "out")
     trained = run(

@@ -1,12 +1,11 @@
-"""`curate`: parse, load config, call, print."""
+"""`curate`: parse, load config, call, print; here the stages, in `cli_looking` what looks at their tables."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from curate.cli_looking import card, commands, print_json
 from pipelines.commands import run_command, table_text
 from pipelines.errors import UserError
 
@@ -30,11 +29,11 @@ Replace = Annotated[bool, typer.Option("--replace", help="Make again what was ma
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and row counts; do nothing.")]
 Spread = Annotated[str, typer.Option("--executor", help="inline, local, slurm or ray.")]
 Tasks = Annotated[int, typer.Option("--tasks", help="Tasks the executor spreads the stage over.")]
-As = Annotated[str, typer.Option("--as", help="text, json, or what the command names.")]
 
 
 def main() -> None:
     """Entry point of the `curate` command."""
+    app.add_typer(commands)
     run_command(app)
 
 
@@ -206,210 +205,6 @@ def run(
             card(out)
 
 
-# --- looking --------------------------------------------------------------------------------------
-
-
-@app.command()
-def status(root: Root = Path("out"), form: As = "text") -> None:
-    """Say what is there, what is missing or stale, and what to type next.
-
-    Example: curate status out/
-    """
-    from curate.status import status as read_status
-
-    found = read_status(root)
-    if form == "json":
-        _print_json({name: getattr(found, name) for name in ("stages", "refusals", "choices", "conservation")})
-        return
-    print(table_text(found.stages))
-    for title in ("refusals", "conservation"):
-        if rows := getattr(found, title):
-            print(f"\n{title}\n{table_text(rows)}")
-    print(f"\nnext: {found.next_command}" if found.next_command else "\neverything is done")
-
-
-@app.command()
-def stats(
-    root: Root = Path("out"),
-    plots: Annotated[Path | None, typer.Option(help="Folder for PNG pictures.")] = None,
-    form: As = "text",
-) -> None:
-    """Counts by source, verdict, rule, length, reason; pictures with --plots.
-
-    Example: curate stats out/ --plots pictures/
-    """
-    from curate.stats import stats as read_stats
-
-    summaries = read_stats(root)
-    if form == "json":
-        _print_json({summary.title: summary.rows for summary in summaries})
-    else:
-        print("\n\n".join(f"{summary.title}\n{table_text(summary.rows)}" for summary in summaries))
-    if plots is not None:
-        from curate.plots import plots as draw
-
-        for path in draw(root, plots):
-            _log(f"wrote {path}")
-
-
-@app.command()
-def sql(
-    root: Annotated[Path, typer.Argument(metavar="OUT", help="Run directory.")],
-    select: Annotated[str, typer.Argument(help="The statement.")],
-    form: Annotated[str, typer.Option("--as", help="text, json, csv or parquet.")] = "text",
-) -> None:
-    """One SELECT over every table of a run directory, read-only, in DuckDB's dialect.
-
-    Example: curate sql out/ "SELECT verdict, count(*) FROM verdicts GROUP BY 1"
-    """
-    from curate.sql import query, write_result
-
-    result = query(root, select)
-    if form == "text":
-        print(table_text(result.to_pylist(), result.column_names))
-    elif form in ("json", "csv", "parquet"):
-        write_result(result, form, sys.stdout.buffer)  # type: ignore[arg-type]
-    else:
-        raise UserError(f"`--as {form}` is no form", hint="text, json, csv or parquet")
-
-
-@app.command()
-def view(
-    root: Root = Path("out"),
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
-) -> None:
-    """Open a local page to read problems, traces and verdicts.
-
-    Example: curate view out/
-    """
-    from curate.view.server import serve
-
-    serve(root, port, lambda address: print(f"reading {root} at {address} (Ctrl-C ends)", flush=True))
-
-
-@app.command()
-def teachers() -> None:
-    """List the teachers that have an entry.
-
-    Example: curate teachers
-    """
-    from curate.teachers import teacher_rows
-
-    print(table_text(teacher_rows()))
-
-
-# --- versions -------------------------------------------------------------------------------------
-
-
-@app.command()
-def card(
-    root: Root = Path("out"),
-    name: Annotated[str | None, typer.Option(help="Name of the data set.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Only compare.")] = False,
-) -> None:
-    """Write the dataset card, or check that its numbers are those of the tables.
-
-    Example: curate card out/ --name arithmetic
-    """
-    from curate.card import check_card, write_card
-    from pipelines.runner import locked
-
-    if check:
-        if differences := check_card(root):
-            raise UserError(
-                "the card differs from the tables:\n" + "\n".join(differences),
-                hint=f"write it again: curate card {root}",
-            )
-        print(f"card: every number of {root / 'README.md'} is that of the tables")
-        return
-    with locked(root):
-        print(f"card: wrote {write_card(root, name)}")
-
-
-@app.command()
-def publish(
-    root: Root = Path("out"),
-    to: Annotated[str, typer.Option("--to", help="Destination; its last part is the data set's name.")] = "",
-    version: Annotated[str, typer.Option(help="Semantic version, e.g. 1.2.0.")] = "",
-    cards: Annotated[Path | None, typer.Option(help="Folder that also gets the card, e.g. data_cards.")] = None,
-) -> None:
-    """Freeze a run directory as a numbered version: a folder, an fsspec URL, or hf:ORG/NAME.
-
-    Example: curate publish out/ --to published/arithmetic --version 1.0.0
-    """
-    from curate.stages.publish import publish as publish_version
-    from pipelines.progress import progress
-    from pipelines.runner import locked
-
-    if not (to and version):
-        raise typer.BadParameter("--to DEST and --version X.Y.Z are both needed")
-    with locked(root), progress("publish", unit="bytes") as advance:
-        done = publish_version(root, to, version, cards=cards, on_bytes=advance)
-    print(f"publish: {done.location} {'is published' if done.new else 'was published before, nothing to do'}")
-    print(f"content {done.version.content}")
-
-
-@app.command()
-def fetch(
-    version: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="As `publish` printed it.")],
-    into: Annotated[Path | None, typer.Option(help="Folder to make; NAME-VERSION by default.")] = None,
-    source: Annotated[str | None, typer.Option("--from", help="Folder or URL that holds NAME.")] = None,
-) -> None:
-    """Bring a published version here and check every digest.
-
-    Example: curate fetch published/arithmetic@1.0.0 --into data/
-    """
-    from pipelines import versions
-    from pipelines.progress import progress
-
-    reference = versions.parse_reference(version, source)
-    folder = into or Path(f"{reference.name}-{reference.version}")
-    with progress("fetch", unit="bytes") as advance:
-        _, fetched = versions.fetch(reference, folder, on_bytes=advance)
-    print(
-        f"fetch: {folder} holds {reference.name}@{reference.version}, {fetched} files fetched now, every digest checked"
-    )
-
-
-@app.command()
-def diff(
-    a: Annotated[Path, typer.Argument(help="The earlier one.")],
-    b: Annotated[Path, typer.Argument(help="The later one.")],
-    form: Annotated[str, typer.Option("--as", help="text, json or markdown.")] = "text",
-) -> None:
-    """What changed from one run directory or version to another, with reasons.
-
-    Example: curate diff data-1.0.0 data-1.1.0 --as markdown
-    """
-    from curate.diff import diff as find_diff
-    from curate.diff import render
-
-    print(render(find_diff(a, b), form))  # type: ignore[arg-type]  # an unknown form is refused there
-
-
-@app.command()
-def problems(
-    path: Annotated[Path, typer.Argument(help="JSONL file to write.")],
-    count: Annotated[int, typer.Option(help="Problems.")] = 1000,
-    levels: Annotated[str, typer.Option(help="Numbers of steps, comma-separated.")] = "2,3,4,5",
-    seed: Annotated[int, typer.Option(help="Another seed, other problems.")] = 0,
-    exclude: Annotated[list[Path] | None, typer.Option(help="Files whose problems are not written.")] = None,
-) -> None:
-    """Write problems of the pocket world, to try everything on.
-
-    Example: curate problems heldout.jsonl --count 500 --seed 1 --exclude problems.jsonl
-    """
-    from curate.problems import write_problem_file
-
-    try:
-        texts = {json.loads(line)["problem"] for file in exclude or () for line in file.read_text("utf-8").splitlines()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"`--exclude` is not a file that `curate problems` wrote: {error}") from None
-    steps = [int(level) for level in levels.split(",")]
-    written = write_problem_file(path, count=count, levels=steps, seed=seed, exclude=texts)
-    print(f"problems: wrote {len(written):,} to {path}")
-
-
 # --- shared ---------------------------------------------------------------------------------------
 
 
@@ -434,7 +229,7 @@ def _stage(
     section_of(loaded, name).update({key: value for key, value in given.items() if value not in (None, {})})
     if dry_run:
         config = STEPS[name].parse(loaded, name)
-        _print_json({name: config.resolved()})
+        print_json({name: config.resolved()})
         if root.is_dir():
             from curate.status import status as read_status
 
@@ -443,14 +238,6 @@ def _stage(
     with locked(root):
         for line in run_step(root, name, loaded, replace=replace, executor=executor, tasks=tasks, **options):
             print(line, flush=True)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def _pairs(options: list[str] | None) -> dict[str, str]:

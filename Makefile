@@ -45,7 +45,7 @@ tests:
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 pocket: $(VENV)/installed  ## rebuild the shipped pocket models from nothing
-	PATH="$(abspath $(BIN)):$$PATH" sh scripts/build_pocket.sh
+	$(BIN)/python scripts/build_pocket.py build/pocket
 
 clean:  ## remove the environment and the demo
 	rm -rf $(VENV) demo

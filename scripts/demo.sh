@@ -10,10 +10,10 @@ mkdir -p "$demo"
 
 step() { printf '\n== %s (%s s)\n' "$1" "$(($(date +%s) - started))"; }
 
-step "problems: 500 held out, 3,000 to learn from"
-[ -f "$demo/heldout.jsonl" ] || curate problems "$demo/heldout.jsonl" --count 500 --levels 3,4 --seed 1
+step "problems: 500 held out, 1,600 to learn from"
+[ -f "$demo/heldout.jsonl" ] || curate problems "$demo/heldout.jsonl" --count 500 --levels 2,3,4 --seed 1
 [ -f "$demo/problems.jsonl" ] ||
-    curate problems "$demo/problems.jsonl" --count 3000 --levels 2,3,4 --seed 2 --exclude "$demo/heldout.jsonl"
+    curate problems "$demo/problems.jsonl" --count 1600 --levels 2,3,4 --seed 2 --exclude "$demo/heldout.jsonl"
 curate import "$demo/problems.jsonl" --out "$demo/out"
 
 step "traces: sample the teacher, verify, label, split, pair"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -70,11 +71,13 @@ def recipe(tmp_path: Path, shared_data: Path) -> Path:
     return path
 
 
-def killed_run(arguments: list[str], rng: random.Random, seconds: float) -> bool:
-    """Start a command and kill it within `seconds`; whether it was still alive then."""
+def killed_run(arguments: list[str], delay_s: float, begun: Callable[[], bool] = lambda: True) -> bool:
+    """Start a command and kill it `delay_s` after it has `begun` its work; whether it was still alive then."""
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not begun() and process.poll() is None:
+        time.sleep(0.01)
     try:
-        process.wait(timeout=rng.uniform(0.2, 1.0) * seconds)
+        process.wait(timeout=delay_s)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -98,7 +101,7 @@ def test_killed_at_twenty_random_moments_equals_uninterrupted(tmp_path: Path, re
         if attempt and attempt % 4 == 0:
             for path in sorted((killed / rng.choice(["verdicts", "rollouts", "duplicates"])).glob("*.parquet")):
                 path.unlink()
-        died += killed_run(command(recipe, killed), rng, seconds)
+        died += killed_run(command(recipe, killed), rng.uniform(0.2, 1.0) * seconds)
         if killed.exists():
             assert_no_half_file(killed)
     assert died >= KILLS // 2, f"only {died} of {KILLS} runs were alive when killed"
@@ -143,13 +146,11 @@ def test_a_sampling_run_killed_at_random_loses_no_rollout_and_samples_none_twice
     problems.write_text("\n".join(json.dumps(row) for row in rows))
     recipe.write_text(SAMPLING.format(problems=json.dumps(str(problems))))
     whole, killed = tmp_path / "whole" / "out", tmp_path / "killed" / "out"
-    started = time.monotonic()
     subprocess.run(command(recipe, whole), check=True, capture_output=True)
-    seconds = time.monotonic() - started
     rng = random.Random(SEED + 1)
     died = 0
-    for _ in range(8):
-        if killed_run(command(recipe, killed), rng, 0.7 * seconds):
+    for _ in range(6):
+        if killed_run(command(recipe, killed), rng.uniform(0.0, 1.0), lambda: any(killed.glob("rollouts/.*.journal"))):
             died += 1
         else:  # it came to its end: lose the rollouts, so that the next kill too meets a run at work
             for path in table_files(killed, "rollouts"):

@@ -21,7 +21,7 @@ def requests(count: int) -> list[Request]:
 def test_every_request_ends_exactly_once_whatever_the_server_does() -> None:
     script = ScriptedSampler({}, default=["<think>hm</think>42"], model="m")
     with chat_server(script, fault_rate=0.5) as (url, state):
-        sampler = ServerSampler("m", url, concurrency=16, retries=12, backoff_s=0.01, timeout_s=0.4)
+        sampler = ServerSampler("m", url, concurrency=16, retries=12, backoff_s=0.01, timeout_s=3.0)
         results = list(sampler.sample(requests(150), CONFIG))
         sampler.close()
     assert Counter(result.id for result in results) == Counter(f"r{index}" for index in range(150))

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from pipelines.errors import UserError
 from pipelines.models import resolve_model
@@ -53,6 +54,7 @@ def load_model(name: str, *, max_length: int, device: torch.device | str = "cpu"
     recomputed on a GPU, where memory is what runs out.
     """
     attention.register()
+    disable_progress_bar()  # our own lines tell what takes long
     source = resolve_model(name)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)

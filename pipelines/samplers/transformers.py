@@ -58,11 +58,15 @@ class TransformersSampler:
         `dtype` is `float32`, `bfloat16` or `auto` (`bfloat16` on an accelerator, else `float32`).
         """
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # ours tells what takes long
         device = torch.accelerator.current_accelerator() or torch.device("cpu")
         if dtype == "auto":
             dtype = "float32" if device.type == "cpu" else "bfloat16"
-        module: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        module: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
         module.to(device).eval()
         length = min(max_model_len or module.config.max_position_embeddings, module.config.max_position_embeddings)
         pin_longrope(module, length)

@@ -60,6 +60,7 @@ class VllmSampler:
             # Of the distribution that was drawn from: temperature, and top_p and top_k where set.
             logprobs_mode="processed_logprobs",
             generation_config="vllm",  # every setting comes from SamplingConfig
+            load_format="safetensors",
             disable_log_stats=True,
         )
 

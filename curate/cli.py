@@ -1,5 +1,6 @@
 """`curate`: parse, load config, call, print; here the stages, in `cli_looking` what looks at their tables."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -234,6 +235,11 @@ def _stage(
             from curate.status import status as read_status
 
             print(table_text(read_status(root).stages, ("stage", "state", "files", "rows")))
+        if name == "generate":
+            from curate.stages.generate import GenerateConfig, plan
+
+            assert isinstance(config, GenerateConfig)
+            print_json({"plan": asdict(plan(root, config))})
         return
     with locked(root):
         for line in run_step(root, name, loaded, replace=replace, executor=executor, tasks=tasks, **options):

@@ -59,4 +59,5 @@ def test_no_answer_has_a_reason(response: str, rule: str) -> None:
 )
 def test_a_megabyte_of_anything_is_read_in_linear_time(unit: str) -> None:
     # Quadratic work would run for minutes; the suite's timeout is the judge.
-    extract_answer(unit * (1_000_000 // len(unit)))
+    found = extract_answer(unit * (1_000_000 // len(unit)) + "\n\nThe final answer is \\boxed{7}.")
+    assert found.rule  # every extraction names one, an answer or not

@@ -91,39 +91,14 @@ def run_step(
             )
         refuse_changed_config(root, step.load().STAGE, config, replace)
         spread(name, step.module, root, config, where)
-    return summary(root, name, step.load().run(root, config, replace=replace, **options))
+    return summary(name, step.load().run(root, config, replace=replace, **options))
 
 
-def summary(root: Path, name: str, report: Any) -> list[str]:
+def summary(name: str, report: Any) -> list[str]:
     """What a stage did, as lines: its own report where it has one, files and rows otherwise."""
     if hasattr(report, "lines"):
         return [f"{name}: {line}" for line in report.lines()]
     title = name.replace("_", "-")
     if not report.made:
         return [f"{title}: nothing to do, {report.kept} files are fresh"]
-    lines = [f"{title}: {report.made} files made, {report.kept} kept, {report.rows:,} rows in {report.seconds:.1f} s"]
-    return lines + [f"  {line}" for line in _notes(root, name)]
-
-
-def _notes(root: Path, name: str) -> list[str]:
-    """What a reader wants to know next about what a stage just made."""
-    if name == "verify":
-        from curate.stages.verify import verdict_counts
-
-        return [", ".join(f"{verdict} {count:,}" for verdict, count in verdict_counts(root).items() if count)]
-    if name in _CHOOSES:
-        from curate.conservation import conservation_lines, conserved
-        from pipelines.parquet import read_table, table_files
-
-        table = _CHOOSES[name]
-        lines = conservation_lines(conserved(read_table(table_files(root, table), table)))
-        if name == "build_dpo_pairs":
-            from curate.stages.build_dpo_pairs import length_bias
-
-            lines.append(f"chosen are {length_bias(root):+.1f} tokens longer than rejected on average")
-        return lines
-    return []
-
-
-_CHOOSES = {"split": "selections/split", "build_dpo_pairs": "selections/pairs"}
-"""Stages that choose rows -> the table that says what became of each."""
+    return [f"{title}: {report.made} files made, {report.kept} kept, {report.rows:,} rows in {report.seconds:.1f} s"]

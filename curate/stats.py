@@ -184,6 +184,7 @@ def trace_marks(connection: duckdb.DuckDBPyConnection) -> Summary:
                avg(CAST(repeated_share > 0.2 AS INTEGER)) AS looping_rate,
                avg(CAST(compression_ratio > 8 AS INTEGER)) AS repetitive_rate,
                avg(num_reflections) AS mean_reflections, avg(CAST(num_reflections > 0 AS INTEGER)) AS reflecting_rate,
+               avg(CAST(num_language_switches > 0 AS INTEGER)) AS switching_rate,
                count(answer_position) / count(*) AS boxed_rate, median(answer_position) AS median_answer_position
         FROM annotations_rollouts LEFT JOIN verdicts USING (rollout_id)
         GROUP BY verdict ORDER BY rollouts DESC, verdict

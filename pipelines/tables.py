@@ -147,8 +147,10 @@ ROLLOUT_ANNOTATIONS = _schema(
         ("compression_ratio", pa.float32()),  # raw bytes / zlib bytes; loops go far above 10
         ("repeated_share", pa.float32()),  # share of the text that a looping suffix covers, [0, 1]
         ("num_reflections", pa.int32()),  # "wait", "let me check", ...
+        ("num_language_switches", pa.int32()),  # words of another script than the word before
         ("answer_position", pa.float32(), OPTIONAL),  # where the last box opens, [0, 1]
     ],
+    version=2,
 )
 
 SELECTIONS = _schema(

@@ -161,6 +161,7 @@ def _rollout_annotation(rollout: dict[str, Any]) -> dict[str, Any]:
         "compression_ratio": 2.5,
         "repeated_share": 0.0,
         "num_reflections": 1,
+        "num_language_switches": 0,
         "answer_position": 0.9 if rollout["response"] else None,
     }
 

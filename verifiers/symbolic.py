@@ -13,6 +13,8 @@ from typing import Any
 from verifiers import clock
 from verifiers.latex import plain
 
+FAILURES = (ArithmeticError, AttributeError, LookupError, NotImplementedError, RecursionError, TypeError, ValueError)
+"""What Math-Verify and sympy raise on text that they cannot handle."""
 _MAX_CHARS = 600
 """Math-Verify's parser takes seconds on longer text."""
 _MAX_NESTING = 8
@@ -36,15 +38,14 @@ def equal_by_math_verify(gold: str, answer: str) -> tuple[bool | None, str]:
     if _NUMBER.fullmatch(plain(gold)) and _letters(answer) and not _BINDS.search(answer):
         # The library takes a tenth of a second to say that what has a variable or a word in it is no number.
         return False, "no_number"
-    golds, answers = _parsed(gold), _parsed(answer)
+    golds, answers = _parsed_whole(gold), _parsed_whole(answer)
     if not golds or not answers or isinstance(golds[0], str) or isinstance(answers[0], str):
         return None, "math_verify_unreadable"
     try:
-        equal = bool(_library().verify(golds, answers, timeout_seconds=None))
-        if not equal:
+        if not library().verify(golds, answers, timeout_seconds=None):
             return False, "math_verify"
         believed = _kept_all(gold, golds) and _kept_all(answer, answers) and _close(golds[0], answers[0])
-    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, RecursionError, TypeError, ValueError):
+    except FAILURES:
         return None, "math_verify_failed"
     return (True, "math_verify") if believed else (None, "math_verify_doubted")
 
@@ -68,7 +69,8 @@ def _is_flat(text: str) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _library() -> Any:
+def library() -> Any:
+    """The module `math_verify`, silent; importing it is no job's time."""
     with clock.current().paused():
         import math_verify
 
@@ -77,15 +79,19 @@ def _library() -> Any:
     return math_verify
 
 
-@lru_cache(maxsize=4096)
-def _parsed(text: str) -> list[Any]:
-    # Of text with a formula in it, only the formula would be read.
-    wrapped = f"${text.replace('$', '')}$"
+def parsed(text: str) -> list[Any]:
+    """What Math-Verify reads in a text; nothing where it fails."""
     try:
-        parsed: list[Any] = _library().parse(wrapped, parsing_timeout=None)
-    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, RecursionError, TypeError, ValueError):
+        found: list[Any] = library().parse(text, parsing_timeout=None)
+    except FAILURES:
         return []
-    return parsed
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _parsed_whole(text: str) -> list[Any]:
+    # Of text with a formula in it, only the formula would be read.
+    return parsed(f"${text.replace('$', '')}$")
 
 
 _QUOTED = re.compile(
@@ -101,9 +107,9 @@ def _numerals(text: str) -> set[float]:
     return {float(numeral) for numeral in _NUMERALS.findall(text)}
 
 
-def _kept_all(text: str, parsed: list[Any]) -> bool:
+def _kept_all(text: str, found: list[Any]) -> bool:
     """Whether each letter and each numeral of the text is found in what was parsed."""
-    spelled = str(parsed[0]).lower()
+    spelled = str(found[0]).lower()
     letters = _letters(text)
     if "\\int" in text:
         letters.discard("d")

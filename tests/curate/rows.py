@@ -76,6 +76,7 @@ def rollout_label(of: Row, **columns: Any) -> Row:
         "compression_ratio": 2.5,
         "repeated_share": 0.0,
         "num_reflections": 0,
+        "num_language_switches": 0,
         "answer_position": 0.9,
         **columns,
     }

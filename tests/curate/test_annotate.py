@@ -89,7 +89,7 @@ def test_rollouts_are_measured_in_order(tmp_path: Path):
     assert [row["rollout_id"] for row in (first, second, third)] == [row["rollout_id"] for row in rollouts]
     # 35 characters of reasoning, a line break, 18 of response; a token is four characters, rounded up.
     assert (first["num_chars"], first["num_tokens"]) == (54, 14)
-    assert first["num_reflections"] == 2
+    assert (first["num_reflections"], first["num_language_switches"]) == (2, 0)
     assert first["answer_position"] == pytest.approx(43 / 54)
     assert (second["num_tokens"], second["truncated"]) == (55, True)
     assert (third["truncated"], third["answer_position"]) == (True, None)

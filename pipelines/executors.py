@@ -137,8 +137,10 @@ def _run_part(
 ) -> None:
     """Run one task in an interpreter of its own, again where a signal killed it."""
     environment = _environment()
-    if executor == "local" and gpus:  # Ray and Slurm give each task its own devices
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(rank * gpus + place) for place in range(gpus))
+    if executor == "local":  # Ray and Slurm give each task its own devices and cores
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // world_size)))
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(rank * gpus + place) for place in range(gpus))
     # Ray and local tasks work under the lock of the command that waits for them.
     order = json.dumps({**work, "part": (rank, world_size), "lock": executor == "slurm"})
     shown = (stage, f"{rank}/{world_size}", work["root"])  # for who looks at the list of processes

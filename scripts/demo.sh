@@ -3,8 +3,8 @@
 # Killed at any moment it goes on where it stopped when run again.
 set -eu
 demo=${1:-demo}
-# Small tensors: waiting threads must not spin, which costs far more than it saves.
-export OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
+# Small tensors: two threads that share one cost more than they save as soon as anything else runs.
+export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 started=$(date +%s)
 mkdir -p "$demo"
 
@@ -21,6 +21,7 @@ step "problems: 500 held out, 3,000 for traces, 1,200 for RL alone"
 curate import "$demo/problems.jsonl" "$demo/rl-problems.jsonl" --out "$demo/out"
 
 step "traces: sample the teacher, verify, label, split, pair"
+curate generate --recipe pocket --executor local --tasks 2 --out "$demo/out"
 curate run pocket --out "$demo/out" --set "decontaminate.against=['heldout=$demo/heldout.jsonl']"
 curate status "$demo/out"
 

@@ -228,9 +228,10 @@ def _same_relation(first: Answer, second: Answer) -> Equality:
     if isinstance(first, Relation) and isinstance(second, Relation):
         return same_relations(first, second)
     relation, other = (first, second) if isinstance(first, Relation) else (second, first)
-    # An equation is not its value: `a + 3z = 0` is not 0. Inequalities may describe any set.
+    # An equation is not its value: `a + 3z = 0` is not 0, nor is `n >= 5` a 5. Inequalities may describe any set.
     assert isinstance(relation, Relation)
-    return _UNEQUAL_KINDS if relation.signs == ("=",) and isinstance(other, Value) else UNDECIDED
+    is_mixed = "=" in relation.signs and len(relation.signs) > 1  # `d = 7 < 8`
+    return _UNEQUAL_KINDS if isinstance(other, Value) and not is_mixed else UNDECIDED
 
 
 # --- several answers ------------------------------------------------------------------------------

@@ -84,6 +84,8 @@ _FUNCTIONS = frozenset(
     )
 )
 
+_VARIABLES = "nrtuvwxyz"
+
 _TEXT_COMMAND = re.compile(
     r"\\(text|mbox|hbox|textbf|textit|textrm|textnormal|textsf|mathrm|mathbf|mathit|mathsf|mathtt|operatorname\*?"
     r"|mathcal|boldsymbol|bm|rm)\s*\{([^{}]*)\}"
@@ -92,6 +94,7 @@ _SYMBOL_FONTS = frozenset(("mathbf", "mathit", "mathcal", "boldsymbol", "bm"))
 _BLACKBOARD = re.compile(r"\\(?:mathbb|Bbb)\s*\{?\s*([A-Z])\s*\}?")
 _COMMAND = re.compile(r"\\([a-zA-Z]+|.)(?:\s+(?=[^a-zA-Z]))?", re.DOTALL)
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z(){}\[\],;!%$])")
+_DOUBLED_IN_ROWS = re.compile(r"\\\\(?=(?:[dtc]?frac|sqrt)\s*[\[{])")  # a row begins with no bare `frac`
 _NULL_DELIMITER = re.compile(r"\\(?:left|right)\s*\.")
 _SPACING = re.compile(
     r"\\[hv]space\*?\s*\{[^{}]*\}|\\(?:phantom|hphantom|vphantom)\s*\{[^{}]*\}|\\(?:label|tag)\s*\{[^{}]*\}"
@@ -112,6 +115,9 @@ _ELLIPSIS = re.compile(r"\.{3,}")
 _TIMES_TEN = re.compile(r"(?<=[0-9])\s*x\s*(?=10\s*\^)")
 _SPACES = re.compile(r"\s+")
 _BEHIND_NUMBER = re.compile(r"[0-9)}](?:\s|~|\\[,;: ]){0,3}\Z")
+_STRING_END = re.compile(r'(?:\."|",)[,;:}\]]*\Z')
+"""The end of a JSON string that an answer was cut out of; `5"` are inches."""
+_INCHES = re.compile(r'[0-9][0-9./ ]*"')
 _MAX_LAYERS = 8
 """Layers of dressing that are taken off; nobody wears more, and each costs a pass over the text."""
 
@@ -132,7 +138,8 @@ def linked(text: str) -> str:
     text = _SPACES.sub(" ", text.replace("==", "=").replace("≈=", "≈").replace("~", " "))
     text = re.sub(r"\^\s*\{\s*°\s*([CF]?)\s*\}|\^\s*°", r"°\1", text)
     text = text.replace("=<", "<=").replace("=>", ">=") if "=<" in text or "=>" in text else text
-    return unwrapped(_LINK.sub(_link, _TIMES_TEN.sub("*", text)))
+    text = unwrapped(_LINK.sub(_link, _TIMES_TEN.sub("*", text)))
+    return f'{text[:-1]} "inches"' if _INCHES.fullmatch(text) else text
 
 
 def _link(match: re.Match[str]) -> str:
@@ -145,8 +152,7 @@ def _without_commands(text: str) -> str:
     displayed = _DISPLAYED.fullmatch(text)
     text = displayed.group(1) if displayed else text
     text = text.replace("$", "") if "\\$" not in text else re.sub(r"(?<!\\)\$", "", text)
-    if not has_rows:
-        text = _DOUBLED.sub(r"\\", text)
+    text = (_DOUBLED_IN_ROWS if has_rows else _DOUBLED).sub(r"\\", text)
     text = _THOUSANDS_LATEX.sub("", _NULL_DELIMITER.sub("", text))
     text = _NEXT_EQUATION.sub(", ", text) if "quad" in text and "=" in text else text
     text = _COLOR.sub("", text) if "color" in text else text
@@ -196,6 +202,8 @@ def _command(match: re.Match[str], has_rows: bool) -> str:
     if name == "\\":
         return "\\\\" if has_rows else " "
     plain_name = _COMMANDS.get(name)
+    if plain_name is None and name[:-1] in _FUNCTIONS and name[-1] in _VARIABLES:
+        return f"\\{name[:-1]} {name[-1]}"  # \cotx
     if plain_name is None:
         return f"\\{name} " if name.isalpha() else name
     return f"{plain_name} " if plain_name.startswith("\\") and plain_name[-1].isalpha() else plain_name
@@ -205,7 +213,10 @@ def unwrapped(text: str) -> str:
     """`text` without the marks around it: dollar signs of mathematics, braces, emphasis, a closing full stop."""
     for _ in range(_MAX_LAYERS):
         previous = text
-        text = text.strip(" \t\n`*").rstrip(".,;:").lstrip(",;:").strip()
+        text = text.strip(" \t\n`*")
+        if text.count('"') == 1:
+            text = _STRING_END.sub("", text)
+        text = text.rstrip(".,;:").lstrip(",;:").strip()
         if text.count("$") >= 2 and text.startswith("$") and text.endswith("$"):
             text = text[1:-1]
         if text.startswith("{") and closing(text, 0) == len(text) - 1:

@@ -90,8 +90,12 @@ def _read_whole(text: str, depth: int) -> Answer:
     spelled = number_in_words(text) if is_short else None
     if spelled is not None:
         return Value(("number", Fraction(spelled), None))
-    if text[0] == '"' == text[-1] and text.count('"') == 2 and (quoted := read_words(text.strip('"'))):
-        return quoted
+    if text[0] == '"' == text[-1] and text.count('"') == 2:
+        inside = text.strip('"').strip()
+        if quoted := read_words(inside):
+            return quoted
+        if inside[:1].isdigit() and inside.isascii() and not re.search("[A-Za-z]", inside):
+            return _read(inside, depth + 1, _read_whole)
     text = _MINUS_WORD.sub("-", text)
     if option := _OPTION.fullmatch(text):
         return Lettered(option.group(1), _read(option.group(2), depth + 1, _read_list))

@@ -30,7 +30,7 @@ class Verdict:
     rule: str
     """What decided, as `extraction:comparison`, e.g. `boxed:exact_number`."""
     verifier: str
-    """Name and version, e.g. `mathematics@2`."""
+    """Name and version, e.g. `mathematics@3`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ Verifier = Callable[[Question, str], Verdict]
 
 
 VERSIONS: dict[str, str] = {
-    "mathematics": "mathematics@2",
+    "mathematics": "mathematics@3",
     "choice": "choice@2",
     "judge": "judge@1",
     "math_verify": "math_verify@1",

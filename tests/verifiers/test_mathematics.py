@@ -37,7 +37,15 @@ RIGHT = [
     (r"5\text{ m}", r"500\text{ cm}"),
     (r"\text{even}", "Even"),
     (r"\text{(C)}", "C"),
+    # cut out of JSON, or quoted
+    ("14", 'x = 14.",'),
+    ("28350", '(9 * 5 * 7!) / 8",'),
+    ("67,160", '"$67,160"'),
+    ("12", '"12"'),
+    ("5 inches", '5"'),
+    (r"\begin{pmatrix}1/4\\ 3/4\end{pmatrix}", r"\begin{pmatrix} \\frac{1}{4} \\ \\frac{3}{4} \end{pmatrix}"),
     # expressions
+    (r"\cotx", r"\frac{\cos x}{\sin x}"),
     (r"\frac{\pi}{2}", "pi/2"),
     ("e^{16}-1", "-1 + exp(16)"),
     (r"\frac{x+2}{7}", r"\frac{x}{7}+\frac{2}{7}"),
@@ -106,6 +114,9 @@ RIGHT = [
 ]
 
 WRONG = [
+    ("35", r"a^3 + b^2 + c \leq 50"),
+    ("14", 'x = 15.",'),
+    ("5 cm", '5"'),
     ("0.5", r"\frac13"),
     ("-10/9", r"\dfrac{10}{9}"),
     ("12000", r"12\,001"),
@@ -217,6 +228,21 @@ def test_math_verify_decides_what_our_grammar_does_not_read() -> None:
     right, wrong = (verify(Question(r"\frac{1}{3}"), rf"\boxed{{\int_0^1 x^{power} \, dx}}") for power in (2, 3))
     assert (right.outcome, right.rule) == (Outcome.CORRECT, "boxed:math_verify")
     assert wrong.outcome is Outcome.INCORRECT
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "outcome"),
+    [
+        (r"\frac{\pi^2}{6}", r"\sum_{n=1}^{\infty} \frac{1}{n^2}", Outcome.CORRECT),  # converges slowly
+        ("3", r"\int_0^1 9x^2 dx", Outcome.CORRECT),
+        ("4", r"\int_0^1 9x^2 dx", Outcome.INCORRECT),
+        ("3", r"\lim_{x\to 0} \frac{\sin 3x}{x}", Outcome.CORRECT),
+        ("1, -2", r"\text{No integers}", Outcome.INCORRECT),
+        ("12", "___", Outcome.INCORRECT),
+    ],
+)
+def test_what_our_layers_leave_open(gold: str, answer: str, outcome: Outcome) -> None:
+    assert compare(gold, answer)[0] is outcome
 
 
 def test_a_phrase_is_undecided_beside_a_formula() -> None:

@@ -102,7 +102,11 @@ def evaluate(
             if missing:
                 if sampler is None:
                     sampler = open_sampler(
-                        model, engine=config.engine, server_url=config.server_url, max_model_len=config.max_model_len
+                        model,
+                        engine=config.engine,
+                        server_url=config.server_url,
+                        max_model_len=config.max_model_len,
+                        log_dir=out / "logs",
                     )
                     stack.callback(sampler.close)
                 _sample(exam, missing, config, sampler, pool)

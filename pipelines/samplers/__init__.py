@@ -37,7 +37,8 @@ def open_sampler(
     LongRoPE factors a model uses throughout: the long ones if it exceeds the original context, as it does
     by default. `in_process` keeps vLLM's engine in this process, so that its weights can be replaced.
     `data_parallel` copies of the model take engine `serve`, which `auto` then is where vLLM fits; the others run
-    one. `serve_args` are further arguments of `vllm serve`, whose log goes to `log_dir`.
+    one. `serve_args` are further arguments of `vllm serve`, whose log goes to `log_dir`,
+    by default `logs` where one stands.
     """
     if server_url is not None and engine not in ("auto", "server"):
         raise UserError(f"engine `{engine}` does not use a server", hint="leave out --server or --engine")
@@ -57,7 +58,7 @@ def open_sampler(
         return open_vllm_serve(
             stored_name,
             source,
-            log_dir=log_dir,
+            log_dir=log_dir or Path("logs"),
             dtype=dtype,
             max_model_len=max_model_len,
             max_rows=max_rows,

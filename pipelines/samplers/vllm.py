@@ -1,7 +1,10 @@
 """The vLLM sampler: the engine in this process, fed token ids, its results taken as they finish."""
 
 import os
+import signal
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,7 +62,8 @@ class VllmSampler:
         self._max_model_len = int(settings["max_model_len"])
         self._chat = load_chat_format(source)
         self._max_rows = max_rows
-        self._engine = _load_engine(model=source, disable_log_stats=True, **settings)
+        with nullcontext() if self._in_process else deaf_to_interrupts():
+            self._engine = _load_engine(model=source, disable_log_stats=True, **settings)
 
     def sample(
         self, requests: Iterable[Request | None], config: SamplingConfig, *, logprobs: bool = False
@@ -179,6 +183,21 @@ def environment() -> dict[str, str]:
         # GiB; and threads belong to the process around it.
         settings |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     return {name: os.environ.get(name, value) for name, value in settings.items()}
+
+
+@contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Processes that begin within never hear SIGINT, which a terminal sends to every one: we say when they end.
+
+    An engine that heard it would die with the requests that we mean to finish. Until the block ends it waits
+    for this process too.
+    """
+    resource_tracker.ensure_running()  # when it starts it unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _on_cpu() -> bool:

@@ -3,7 +3,6 @@
 import importlib.metadata
 import importlib.util
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ def open_vllm_serve(
     model: str,
     source: str,
     *,
-    log_dir: Path | None = None,
+    log_dir: Path,
     dtype: str = "auto",
     max_model_len: int | None = None,
     max_rows: int = 256,
@@ -51,7 +50,7 @@ def open_vllm_serve(
     server = WatchedServer(
         f"vllm serve {model}",
         lambda port: [*_command(source), "--host=127.0.0.1", f"--port={port}", f"--served-model-name={model}", *flags],
-        (log_dir or Path(tempfile.mkdtemp(prefix="tracemill-"))) / "vllm-serve.log",
+        log_dir / "vllm-serve.log",
         key_variable="VLLM_API_KEY",
         environment=environment(),
         start_timeout_s=start_timeout_s,

@@ -48,6 +48,7 @@ from verifiers.relations import UNDECIDED, Equality, as_interval, difference_of_
 from verifiers.sets import is_set_like, real_set, same_real_sets
 from verifiers.trees import Tree
 from verifiers.values import same_value
+from verifiers.words import prose_words
 
 _UNEQUAL_KINDS: Equality = (False, "structure")
 
@@ -64,7 +65,7 @@ def _same(first: Answer, second: Answer, policy: Policy) -> Equality:
     if first == second and not isinstance(first, Opaque):
         return True, "same_reading"
     if isinstance(first, Opaque) or isinstance(second, Opaque):
-        return UNDECIDED
+        return (False, "words") if _is_word_beside_formula(first, second) else UNDECIDED
     for kind, same in _PARTICULAR:
         if isinstance(first, kind) or isinstance(second, kind):
             named = isinstance(first, Named) or isinstance(second, Named)
@@ -123,6 +124,14 @@ def _same_words(first: Answer, second: Answer, _: Policy) -> Equality:
         return words.text == other.tree[1], "words"
     # A phrase may describe what a formula says; a single word does not.
     return UNDECIDED if " " in words.text else (False, "words")
+
+
+def _is_word_beside_formula(first: Answer, second: Answer) -> bool:
+    """Whether one side is a single word and the other, unread, has none: `True` beside a derivative."""
+    word, other = (first, second) if isinstance(first, Words) else (second, first)
+    if not isinstance(word, Words) or not isinstance(other, Opaque):
+        return False
+    return " " not in word.text and len(word.text) > 1 and prose_words(other.text) == 0
 
 
 def _same_clock(first: Answer, second: Answer, policy: Policy) -> Equality:

@@ -274,21 +274,20 @@ def _statements(text: str) -> list[re.Match[str]]:
     """The last `_MAX_STATEMENTS` statements."""
     lower = text.lower()
     words = [word for word in _STATING if word in lower]
-    if not words:
-        return []
-    # The pattern is slow, so it begins at the line of the words that stand so far from the end.
-    start, num_words = len(lower), 0
-    while num_words < 2 * _MAX_STATEMENTS:
-        at = max(lower.rfind(word, 0, start) for word in words)
-        if at < 0:
-            break
-        start, num_words = at, num_words + 1
-    # Small letters may be more letters: `İ`.
-    start = lower.rfind("\n", 0, start) + 1 if len(lower) == len(text) else 0
-    found = list(_STATEMENT.finditer(text, start))
-    if len(found) < _MAX_STATEMENTS and num_words == 2 * _MAX_STATEMENTS:
-        found = list(_STATEMENT.finditer(text))
-    return found[-_MAX_STATEMENTS:]
+    if len(lower) != len(text):  # small letters may be more letters: `İ`
+        return list(_STATEMENT.finditer(text))[-_MAX_STATEMENTS:] if words else []
+    # The pattern is slow, so it only sees the lines of these words, each with the line after it.
+    found: list[re.Match[str]] = []
+    start = len(text)
+    for _ in range(2 * _MAX_STATEMENTS):
+        at = max((lower.rfind(word, 0, start) for word in words), default=-1)
+        if at < 0 or len(found) >= _MAX_STATEMENTS:
+            return found[-_MAX_STATEMENTS:]
+        stop, start = start, text.rfind("\n", 0, at) + 1
+        line_end = text.find("\n", at, stop)
+        next_end = text.find("\n", line_end + 1, stop) if line_end >= 0 else -1
+        found[:0] = _STATEMENT.finditer(text, start, next_end if next_end >= 0 else stop)
+    return list(_STATEMENT.finditer(text))[-_MAX_STATEMENTS:]
 
 
 def statement_value(statement: str) -> str:
@@ -391,11 +390,19 @@ def _is_cut_off(text: str) -> bool:
     return paragraph.count("$") % 2 == 1 and re.search(r"\\[a-z]|\^", paragraph[paragraph.rfind("$") :]) is not None
 
 
+_NUMBER_CHARS = 256
+"""The last number is nearly always so near the end; looking there first saves most of the time."""
+
+
 def last_number(text: str) -> str | None:
     """The last number written in digits."""
-    last = None
-    for last in _NUMBER.finditer(text):  # noqa: B007
-        pass
+    for start in (max(0, len(text) - _NUMBER_CHARS), 0):
+        last = None
+        for last in _NUMBER.finditer(text, start):  # noqa: B007
+            pass
+        # One at the very beginning may have begun before it.
+        if start == 0 or (last and last.start() > start + _NUMBER_CHARS // 2):
+            break
     return last.group() if last else None
 
 

@@ -53,8 +53,7 @@ mmlu_pro_math_15models 922 | wrong label | the gold's letter in a sentence that 
 mmlu_pro_math_15models 1080 1084 1085 1094 1105 1107 1108 1111 1119 | convention | a list of answers, its own last
 mmlu_pro_math_15models 1135 1143 1148 1154 1174 1188 1190 1191 1195 | convention | a list of answers, its own last
 rho_math_cot 321 339 | wrong label | upstream compared the closing words with the gold
-rho_math_cot 498 | wrong label | the gold's matrix with doubled backslashes, which we leave undecided
-rho_math_cot 900 | convention | ends in an equation of a recursion: undecided
+rho_math_cot 498 | wrong label | the gold's matrix, with doubled backslashes
 rho_math_cot 416 | wrong label | the gold's letter; upstream extracted a number
 rho_math_cot 896 | wrong label | ends in the gold's fraction; upstream extracted a digit of it
 """

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pipelines.errors import UserError
@@ -20,6 +21,16 @@ def run_command(app: Callable[[], Any]) -> None:
         # The reader of our output (`| head`) has gone; that is no error of ours.
         sys.stderr.close()
         raise SystemExit(0) from None
+
+
+def folder_or_version(text: str | Path) -> Path:
+    """The folder that an option names: itself, or that of a published version, `NAME@1.2.0`, fetched where needed.
+
+    An option's default comes here too, as a path.
+    """
+    from pipelines.versions import folder_of
+
+    return folder_of(str(text))
 
 
 def table_text(rows: Sequence[Mapping[str, Any]], columns: Iterable[str] | None = None) -> str:

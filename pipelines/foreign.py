@@ -13,7 +13,8 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,6 +27,7 @@ MAX_ROW_BYTES = 4 << 20
 
 SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".jsonl.gz", ".ndjson.gz", ".json.gz", ".csv.gz")
 _PEEKED_ROWS = 200
+_PEEKED_CHARS = 16 << 20
 _CHUNK = 1 << 20
 
 
@@ -60,9 +62,24 @@ class ForeignRows:
     read: Callable[[], Rows]
 
     def peek(self) -> list[Row]:
-        """The first rows that can be read; a layout is recognised by them."""
-        readable = (row for row in self.read() if isinstance(row, Row))
-        return list(islice(readable, _PEEKED_ROWS))
+        """The first rows that can be read, of very long ones a few; a layout is recognised by them."""
+        rows: list[Row] = []
+        chars = 0
+        for row in islice((row for row in self.read() if isinstance(row, Row)), _PEEKED_ROWS):
+            rows.append(row)
+            chars += num_chars(row.values)
+            if chars > _PEEKED_CHARS:
+                break
+        return rows
+
+
+def num_chars(value: Any) -> int:
+    """Characters of text in a value of a row, nested values included."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(num_chars, value.values()))
+    return sum(map(num_chars, value)) if isinstance(value, list) else 0
 
 
 def open_rows(source: str) -> ForeignRows:
@@ -78,6 +95,7 @@ def open_rows(source: str) -> ForeignRows:
         raise UserError(
             f"`{source}` is none of {', '.join(SUFFIXES[:5])} (or .gz)", hint="convert it, e.g., to JSON lines"
         )
+    _check_footer(path)
     return ForeignRows(source, _stem(path), _digest([path], path.parent), lambda: _number(_read_file(path)))
 
 
@@ -94,6 +112,8 @@ def _open_folder(source: str, folder: Path) -> ForeignRows:
     files = next((found for found in by_kind if found), None)
     if files is None:
         raise UserError(f"no Parquet, JSON or CSV files in `{source}`", hint="name a folder that holds data files")
+    for path in files:
+        _check_footer(path)
     return ForeignRows(source, name, _digest(files, folder), lambda: _number(_read_files(files)))
 
 
@@ -165,16 +185,33 @@ def _open_text(path: Path) -> IO[str]:
 
 
 def _read_parquet(path: Path) -> _Values:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    # A page at a time: others write files of one row group, which would be in memory whole.
+    with _readable_parquet(path), pq.ParquetFile(path, buffer_size=_CHUNK, pre_buffer=False) as file:
+        for batch in file.iter_batches(batch_size=64):
+            yield from batch.to_pylist()
+
+
+def _check_footer(path: Path) -> None:
+    """A Parquet file without its end is a `UserError` before anything is read of it, or of those beside it."""
+    import pyarrow.parquet as pq
+
+    if _suffix(path) == ".parquet":
+        with _readable_parquet(path):
+            pq.read_metadata(path)
+
+
+@contextmanager
+def _readable_parquet(path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
-            for batch in file.iter_batches(batch_size=64):
-                yield from batch.to_pylist()
-    except pa.ArrowException as error:
+        yield
+    except (pa.ArrowException, OSError) as error:
         raise UserError(
-            f"`{path}` is not a readable Parquet file: {_first_line(error)}", hint="fetch or write it again"
+            f"`{path}` is not a readable Parquet file: {_first_line(error)}",
+            hint="check that it is yours to read and whole, else fetch or write it again",
         ) from None
 
 

@@ -175,6 +175,30 @@ REFUSALS = _schema(
     ],
 )
 
+OVERRIDES = _schema(
+    "overrides",
+    [
+        ("id", pa.string()),  # rollout_id (verdict), prompt_id (gold)
+        ("kind", pa.string()),  # verdict: a reader says otherwise; gold: the reference answer is bad
+        ("prompt_id", pa.string()),
+        ("verdict", pa.string(), OPTIONAL),  # what a reader says of the rollout: correct, incorrect, undecided
+        ("note", pa.string(), OPTIONAL),  # why, in the reader's words
+    ],
+)
+
+REWARDS = _schema(
+    "rewards",
+    [
+        ("rollout_id", pa.string()),
+        ("prompt_id", pa.string()),
+        ("step", pa.int32()),
+        ("reward", pa.float32(), OPTIONAL),  # None: the verdict says nothing
+        ("advantage", pa.float32(), OPTIONAL),  # None: not trained on
+        ("group_refusal", pa.string(), OPTIONAL),  # why its group was not: all_wrong, all_correct, too_easy, unjudged
+        ("logprob", pa.float32()),  # the sampler's, of the whole completion, in nats
+    ],
+)
+
 _LINEAGE: list[tuple[str, pa.DataType]] = [("prompt_id", pa.string()), ("source", pa.string())]
 
 SHARDS: dict[str, pa.Schema] = {
@@ -215,6 +239,8 @@ TABLES: dict[str, pa.Schema] = {
     "selections/split": SELECTIONS,
     "selections/pairs": SELECTIONS,
     "refusals": REFUSALS,
+    "overrides": OVERRIDES,
+    "rewards": REWARDS,
     **{f"shards/{stage}": schema for stage, schema in SHARDS.items()},
 }
 """Folder below a run directory -> schema of the files in it."""

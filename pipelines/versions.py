@@ -8,15 +8,17 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
 from pipelines import __version__, parquet, runner
+from pipelines.content import TableContent, content_digest, digest, directory_content
 from pipelines.errors import UserError
 from pipelines.tables import SCHEMA_VERSION, TABLES
 
@@ -46,14 +48,16 @@ class Version:
     code: str
     """Version of tracemill that published it."""
     content: str
-    """Digest of the tables alone: equal for two versions that hold the same rows in the same files."""
+    """Digest of the tables' rows alone: equal for two versions that hold the same rows, in whatever files."""
+    tables: Mapping[str, TableContent]
+    """Table -> its rows and their digest; a table without rows is left out."""
     files: Mapping[str, FileRecord]
     """Path below the version's folder -> what it holds; every file but `VERSION.json` itself."""
 
     def to_json(self) -> str:
         """The text of `VERSION.json`, which carries a digest of itself."""
         facts = asdict(self)
-        return json.dumps({**facts, "record": _digest(facts)}, indent=1, sort_keys=True) + "\n"
+        return json.dumps({**facts, "record": digest(facts)}, indent=1, sort_keys=True) + "\n"
 
     @property
     def num_bytes(self) -> int:
@@ -63,9 +67,21 @@ class Version:
 
 def checked_number(version: str) -> str:
     """`version` itself if it is a semantic version (`1.2.0`, `2.0.0-rc.1`)."""
-    if not _NUMBER.fullmatch(version):
+    if not is_number(version):
         raise UserError(f"`{version}` is not a semantic version", hint="three numbers, e.g., 1.2.0 or 2.0.0-rc.1")
     return version
+
+
+def is_number(text: str) -> bool:
+    """Whether `text` is a semantic version."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def precedence(version: str) -> tuple[tuple[int, ...], bool, tuple[tuple[bool, int, str], ...]]:
+    """A key that sorts versions by semver.org, section 11: `2.0.0-rc.2` before `2.0.0-rc.10` before `2.0.0`."""
+    numbers, _, tail = version.partition("-")
+    parts = tuple((not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in tail.split("."))
+    return tuple(int(number) for number in numbers.split(".")), not tail, parts
 
 
 def checked_name(name: str) -> str:
@@ -85,7 +101,10 @@ def freeze(root: Path, name: str, version: str, extra: Mapping[str, Path]) -> Ve
     for place, path in sorted(paths.items()):
         rows = parquet.facts(path).rows if path.suffix == ".parquet" else None
         files[place] = FileRecord(path.stat().st_size, sha256(path), rows)
-    return Version(checked_name(name), checked_number(version), SCHEMA_VERSION, __version__, _content(files), files)
+    tables = directory_content(root)
+    return Version(
+        checked_name(name), checked_number(version), SCHEMA_VERSION, __version__, content_digest(tables), tables, files
+    )
 
 
 def version_files(root: Path, extra: Mapping[str, Path]) -> dict[str, Path]:
@@ -94,20 +113,6 @@ def version_files(root: Path, extra: Mapping[str, Path]) -> dict[str, Path]:
     if not tables:
         raise UserError(f"`{root}` holds no tables", hint="see `curate status`")
     return {**tables, **extra}
-
-
-def _content(files: Mapping[str, FileRecord]) -> str:
-    """Digest over each table's name and the digests of its files."""
-    tables = {
-        table: sorted(file.sha256 for place, file in files.items() if str(PurePosixPath(place).parent) == table)
-        for table in TABLES
-    }
-    return _digest(tables)
-
-
-def _digest(value: Any) -> str:
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:
@@ -125,10 +130,11 @@ def parse_record(text: str, where: str) -> Version:
         facts = json.loads(text)
         stated = facts.pop("record")
         files = {checked_place(place): FileRecord(**file) for place, file in facts["files"].items()}
-        version = Version(**{**facts, "files": files})
+        tables = {table: TableContent(**content) for table, content in facts["tables"].items()}
+        version = Version(**{**facts, "files": files, "tables": tables})
     except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"`{where}` is not a version record: {error}", hint="fetch the version again") from None
-    if stated != _digest(facts) or version.content != _content(files):
+    if stated != digest(facts) or version.content != content_digest(tables):
         raise UserError(f"`{where}` was altered: its digest does not match", hint="fetch it from its publisher")
     return version
 
@@ -149,6 +155,14 @@ def read_version(folder: Path) -> Version | None:
     return parse_record(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
 
 
+def cited(folder: Path) -> dict[str, str] | None:
+    """Name, number and content digest of the version that a folder is; None where it is none."""
+    version = read_version(folder)
+    if version is None:
+        return None
+    return {"name": version.name, "version": version.version, "content": version.content}
+
+
 def faults(folder: Path, version: Version) -> Iterator[str]:
     """What is wrong with the files of a version's folder, one sentence a file; nothing if it is whole."""
     for place, file in version.files.items():
@@ -159,10 +173,23 @@ def faults(folder: Path, version: Version) -> Iterator[str]:
             yield f"`{place}` has {path.stat().st_size:,} bytes, published were {file.size:,}"
         elif (found := sha256(path)) != file.sha256:
             yield f"`{place}` was altered: SHA-256 {found[:12]}…, published was {file.sha256[:12]}…"
-    for path in sorted(folder.rglob("*.parquet")):
+    for path in sorted(folder.rglob("*")):
         place = path.relative_to(folder).as_posix()
-        if place not in version.files:
+        if path.is_file() and place not in (*version.files, RECORD, ".lock"):
             yield f"`{place}` is not part of the version"
+
+
+def checked_folder(folder: Path) -> Version:
+    """The version in a folder, its record, every file and the rows themselves checked against their digests."""
+    version = read_version(folder)
+    if version is None:
+        raise UserError(f"`{folder}` is no version: it has no `{RECORD}`", hint="see `curate publish`, `curate fetch`")
+    found = list(faults(folder, version))
+    if not found and directory_content(folder) != version.tables:
+        found = ["the rows are not those of the record, though every file is"]
+    if found:
+        raise UserError(f"`{folder}` is not what was published: {'; '.join(found)}", hint="fetch the version again")
+    return version
 
 
 # --- places ---------------------------------------------------------------------------------------
@@ -251,7 +278,7 @@ def _remote_record(filesystem: AbstractFileSystem, source: str, reference: Refer
         text = filesystem.cat_file(f"{source}/{RECORD}").decode("utf-8", "replace")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"no version `{where}`", hint="check name and number, or give `--from`") from None
-    except _network_errors() as error:
+    except network_errors() as error:
         raise UserError(f"cannot read `{where}`: {error}", hint="check the network, name and number") from None
     version = parse_record(text, f"{where}/{RECORD}")
     if version.version != reference.version:
@@ -259,11 +286,14 @@ def _remote_record(filesystem: AbstractFileSystem, source: str, reference: Refer
     return version
 
 
-def _network_errors() -> tuple[type[Exception], ...]:
-    """What reading from afar may raise; the Hub's client has an error of its own for a lost connection."""
+def network_errors() -> tuple[type[Exception], ...]:
+    """What reading from afar may raise: the Hub's client and that of S3 have errors of their own."""
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
-    return OSError, HTTPError
+    found: list[type[Exception]] = [OSError, HTTPError]
+    if (botocore := sys.modules.get("botocore.exceptions")) is not None:  # loaded by s3fs, which is optional
+        found.append(botocore.BotoCoreError)
+    return tuple(found)
 
 
 def _already_there(into: Path, version: Version) -> Version:
@@ -309,7 +339,7 @@ def _download(
             os.fsync(local.fileno())
     except FileNotFoundError:
         raise UserError(f"`{source}` is missing", hint="the version is damaged: tell its publisher") from None
-    except _network_errors() as error:
+    except network_errors() as error:
         raise UserError(f"cannot fetch `{source}`: {error}", hint="run it again: it goes on where it stopped") from None
 
 
@@ -319,3 +349,39 @@ def drop_strangers(staging: Path, version: Version) -> None:
         place = path.relative_to(staging).as_posix()
         if path.is_file() and place not in version.files and place != ".lock":
             path.unlink()
+
+
+# --- versions in place of folders -----------------------------------------------------------------
+
+
+def folder_of(text: str) -> Path:
+    """The folder that a command is given: `text` itself, or the verified files of the version `NAME@1.2.0`.
+
+    A version kept elsewhere is fetched once, to `$TRACEMILL_CACHE`, by default `~/.cache/tracemill`.
+    """
+    if "@" not in text or Path(text).exists():
+        return Path(text)
+    reference = parse_reference(text)
+    filesystem, path = open_location(reference.location, reference.version)
+    if isinstance(filesystem, LocalFileSystem):
+        return _verified(Path(path), reference)
+    place = hashlib.sha256(reference.location.encode()).hexdigest()[:12]
+    into = _cache() / "versions" / f"{reference.name}-{reference.version}-{place}"
+    if into.is_dir():
+        return _verified(into, reference)
+    fetch(reference, into)
+    return into
+
+
+def _cache() -> Path:
+    stated = os.environ.get("TRACEMILL_CACHE")
+    return Path(stated) if stated else Path.home() / ".cache" / "tracemill"
+
+
+def _verified(folder: Path, reference: Reference) -> Path:
+    version = read_version(folder)
+    if version is None:
+        raise UserError(f"no version `{reference.location}@{reference.version}`", hint="check name and number")
+    for fault in faults(folder, version):
+        raise UserError(f"{fault} in `{folder}`", hint=f"remove `{folder}` and fetch the version again")
+    return folder

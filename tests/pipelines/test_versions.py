@@ -2,12 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pytest
 from run_directories import small_run
 
 from pipelines import versions
+from pipelines.commands import folder_or_version
+from pipelines.content import digest
 from pipelines.errors import UserError
 from pipelines.versions import RECORD, Reference, fetch, freeze, parse_reference, read_version, version_files
 
@@ -152,7 +156,7 @@ def test_a_record_cannot_write_outside_its_folder(published: Path, tmp_path: Pat
     facts = json.loads((published / RECORD).read_text())
     del facts["record"]
     facts["files"][place] = {"size": 1, "sha256": "0" * 64, "rows": None}
-    facts["record"] = versions._digest(facts)  # its author can sign what he likes
+    facts["record"] = digest(facts)  # its author can sign what he likes
     (published / RECORD).write_text(json.dumps(facts))
     with pytest.raises(UserError, match="not a version record"):
         fetch(reference(published), tmp_path / "copy")
@@ -167,3 +171,79 @@ def test_a_version_under_a_wrong_number_is_refused(published: Path, tmp_path: Pa
     published.rename(published.with_name("2.0.0"))
     with pytest.raises(UserError, match=r"holds version 1.0.0"):
         fetch(Reference(str(published.parent), "2.0.0"), tmp_path / "copy")
+
+
+def test_precedence_is_that_of_semantic_versions():
+    order = [
+        "0.9.10",
+        "1.0.0-alpha",
+        "1.0.0-alpha.1",
+        "1.0.0-alpha.beta",
+        "1.0.0-rc.2",
+        "1.0.0-rc.10",
+        "1.0.0",
+        "1.10.0",
+    ]
+    assert sorted(set(order), key=versions.precedence) == order
+
+
+def test_a_version_stands_for_its_folder(published: Path, tmp_path: Path):
+    assert versions.folder_of(f"{published.parent}@1.0.0") == published
+    assert versions.folder_of(str(tmp_path)) == folder_or_version(tmp_path) == tmp_path
+    (tmp_path / "a@b").mkdir()
+    assert versions.folder_of(str(tmp_path / "a@b")) == tmp_path / "a@b"
+    with pytest.raises(UserError, match="no version"):
+        versions.folder_of(f"{published.parent}@2.0.0")
+    flip_a_byte(published / "shards/sft/00000.parquet")
+    with pytest.raises(UserError, match=r"shards/sft/00000.parquet` was altered"):
+        versions.folder_of(f"{published.parent}@1.0.0")
+
+
+def test_a_version_that_is_kept_elsewhere_is_fetched_once(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TRACEMILL_CACHE", str(tmp_path / "cache"))
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    memory.put(str(published), "/sets/sums/1.0.0", recursive=True)
+    folder = versions.folder_of("memory://sets/sums@1.0.0")
+    assert folder.is_relative_to(tmp_path / "cache")
+    assert versions.cited(folder) == versions.cited(published)
+    memory.store.clear()  # a version never changes: what is here is enough
+    assert versions.folder_of("memory://sets/sums@1.0.0") == folder
+    flip_a_byte(folder / "prompts/00000.parquet")
+    with pytest.raises(UserError, match=r"prompts/00000.parquet` was altered"):
+        versions.folder_of("memory://sets/sums@1.0.0")
+
+
+def test_a_version_is_cited_by_name_number_and_content(published: Path, tmp_path: Path):
+    version = read_version(published)
+    assert version is not None
+    assert versions.cited(published) == {"name": "sums", "version": "1.0.0", "content": version.content}
+    assert versions.cited(tmp_path) is None
+
+
+def test_every_file_and_every_row_of_a_version_is_checked(published: Path, tmp_path: Path):
+    assert versions.checked_folder(published).name == "sums"
+    (published / "stranger.txt").write_text("x")
+    with pytest.raises(UserError, match=r"`stranger.txt` is not part of the version"):
+        versions.checked_folder(published)
+    (published / "stranger.txt").unlink()
+    for path in sorted(path for path in published.rglob("*") if path.is_file()):
+        before = path.read_bytes()
+        flip_a_byte(path)
+        with pytest.raises(UserError, match=path.relative_to(published).as_posix()):
+            versions.checked_folder(published)
+        path.write_bytes(before)
+    with pytest.raises(UserError, match="is no version"):
+        versions.checked_folder(tmp_path)
+
+
+def test_a_record_whose_rows_are_others_is_found(published: Path, tmp_path: Path):
+    """A publisher signs files of one run with the rows' digest of another."""
+    other = freeze(small_run(tmp_path / "other", changed=True), "sums", "1.0.0", {})
+    version = read_version(published)
+    assert version is not None
+    (published / RECORD).write_text(replace(version, tables=other.tables, content=other.content).to_json())
+    with pytest.raises(UserError, match="the rows are not those of the record"):
+        versions.checked_folder(published)

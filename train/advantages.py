@@ -46,6 +46,14 @@ def _rewards_differ(rewards_BG: Tensor, valid_BG: Tensor) -> Tensor:
     return highest_B1 > lowest_B1
 
 
+def overlong_penalty(lengths: Tensor, max_tokens: int, over: int) -> Tensor:
+    """What is added to the reward of completions of `lengths` tokens: 0, and -1 at `max_tokens`, any shape.
+
+    It falls linearly over the last `over` tokens (DAPO's soft overlong punishment, arXiv:2503.14476, eq. 13).
+    """
+    return ((max_tokens - over - lengths) / over).clamp(-1.0, 0.0)
+
+
 def group_refusal(rewards: Sequence[float | None], max_pass_rate: float = 1.0) -> str | None:
     """Why a group is not trained on; None where it is.
 

@@ -15,6 +15,17 @@ from transformers.modeling_utils import AttentionInterface
 
 NAME = "tracemill_documents"
 
+KERNELS = frozenset(
+    {
+        torch.ops.torch_attn._varlen_attn.default,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+        torch.ops.aten._scaled_dot_product_flash_attention.default,
+        torch.ops.aten._scaled_dot_product_efficient_attention.default,
+        torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    }
+)
+"""Operations that attend, as autograd sees them: costly to repeat, small to keep."""
+
 _LENGTH_SPREAD = 0.75
 """Documents attend together, padded to the longest, while none is shorter than this share of it."""
 
@@ -104,6 +115,7 @@ def document_attention(
         scale=scaling,
         window_size=(-1, 0),
         enable_gqa=grouped,
+        num_splits=1,  # else the longest neighbour decides how a document's sums are cut
     )
     return attended_NHD[None], None
 

@@ -83,37 +83,55 @@ def collate(documents: Sequence[Document], device: str = "cpu") -> Batch:
     )
 
 
-def plan_epoch(
-    lengths: Sequence[int], batch_size: int, micro_tokens: int, seed: int, epoch: int
-) -> list[list[list[int]]]:
-    """The units of one epoch as steps of micro-batches of unit indices; a pure function of its arguments.
+MicroBatches = list[list[int]]
+"""Indices of units; a unit is a document, a packed row or a pair, and is never split."""
 
-    A unit (a document, a packed row, a pair) is never split. A step has `batch_size` units, the last
-    one the rest. A micro-batch holds at most `micro_tokens` tokens, or one unit; units of similar
-    length stand together, which costs the least where attention pads.
+
+def plan_epoch(
+    lengths: Sequence[int], batch_size: int, micro_tokens: int, seed: int, epoch: int, num_ranks: int = 1
+) -> list[list[MicroBatches]]:
+    """The units of one epoch as steps of micro-batches, those of each rank; a pure function of its arguments.
+
+    A step has `batch_size` units, the last one the rest; which ones does not depend on the number of ranks.
+    A micro-batch holds at most `micro_tokens` tokens, or one unit; units of similar length stand together,
+    which costs the least where attention pads. Ranks get the same number of micro-batches, so some may be
+    empty: a pass through a sharded model is a pass of all of them.
     """
     order = np.random.default_rng([seed, epoch]).permutation(len(lengths)).tolist()
     steps = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return [_micro_batches(step, lengths, micro_tokens) for step in steps]
+    return [_shares(step, lengths, micro_tokens, num_ranks) for step in steps]
 
 
 def planned_steps(
-    lengths: Sequence[int], batch_size: int, micro_tokens: int, seed: int, first_step: int, num_steps: int
-) -> Iterator[tuple[int, list[list[int]]]]:
-    """(step, its micro-batches) from `first_step` on, epoch after epoch; where a run resumes changes nothing."""
+    lengths: Sequence[int],
+    batch_size: int,
+    micro_tokens: int,
+    seed: int,
+    first_step: int,
+    num_steps: int,
+    num_ranks: int = 1,
+) -> Iterator[tuple[int, list[MicroBatches]]]:
+    """(step, micro-batches of each rank) from `first_step` on; where a run resumes changes nothing."""
     per_epoch = -(-len(lengths) // batch_size)
-    plan, planned = list[list[list[int]]](), -1
+    plan, planned = list[list[MicroBatches]](), -1
     for step in range(first_step, num_steps):
         epoch, index = divmod(step, per_epoch)
         if epoch != planned:
-            plan, planned = plan_epoch(lengths, batch_size, micro_tokens, seed, epoch), epoch
+            plan, planned = plan_epoch(lengths, batch_size, micro_tokens, seed, epoch, num_ranks), epoch
         yield step, plan[index]
 
 
-def _micro_batches(units: Iterable[int], lengths: Sequence[int], micro_tokens: int) -> list[list[int]]:
-    micro: list[list[int]] = []
+def _shares(units: Iterable[int], lengths: Sequence[int], micro_tokens: int, num_ranks: int) -> list[MicroBatches]:
+    by_length = sorted(units, key=lambda unit: -lengths[unit])
+    shares = [_micro_batches(by_length[rank::num_ranks], lengths, micro_tokens) for rank in range(num_ranks)]
+    longest = max(map(len, shares))
+    return [share + [[] for _ in range(longest - len(share))] for share in shares]
+
+
+def _micro_batches(units: Iterable[int], lengths: Sequence[int], micro_tokens: int) -> MicroBatches:
+    micro: MicroBatches = []
     space = 0
-    for unit in sorted(units, key=lambda unit: -lengths[unit]):
+    for unit in units:
         if not micro or lengths[unit] > space:
             micro.append([])
             space = micro_tokens
@@ -134,8 +152,9 @@ def load_conversations(
     overlong: Overlong = "refuse",
     every_token: bool = False,
 ) -> tuple[list[Document], Counter[str]]:
-    """The documents of a `midtrain` or `sft` shard folder, and what became of its rows.
+    """The documents of a `midtrain` or `sft` shard folder by id, and what became of its rows.
 
+    By id, so that the order of training hangs on the seed and not on how the rows lie in files.
     The counts hold `rows`, `kept`, `refused: REASON`, and `truncated` and `pieces` where rows were cut;
     `rows == kept + refused`. `every_token` trains the prompt too.
     """
@@ -155,11 +174,12 @@ def load_conversations(
             counts["pieces"] += len(pieces) if len(pieces) > 1 else 0
             documents.extend(pieces)
     _check_counts(counts, shards, stage)
+    documents.sort(key=lambda document: document.id)
     return documents, counts
 
 
 def load_pairs(shards: Path, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[list[Pair], Counter[str]]:
-    """The preference pairs of a `dpo` shard folder, and what became of its rows.
+    """The preference pairs of a `dpo` shard folder by their ids, and what became of its rows.
 
     A pair with a side that cannot be used is refused whole; nothing is truncated, as a cut completion
     is not the one that was judged.
@@ -181,6 +201,7 @@ def load_pairs(shards: Path, tokenizer: PreTrainedTokenizerBase, max_length: int
                 counts["kept"] += 1
                 pairs.append((fitted[0][0], fitted[1][0]))  # type: ignore[arg-type] # no reason: both are documents
     _check_counts(counts, shards, "dpo")
+    pairs.sort(key=lambda pair: (pair[0].id, pair[1].id))
     return pairs, counts
 
 

@@ -4,26 +4,58 @@
 run was asked to do. A run that was killed leaves at worst a `.saving-*` folder, which the next one removes.
 """
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from pipelines import __version__, parquet
+from pipelines import __version__, parquet, versions
 from pipelines.config import Config, difference
 from pipelines.errors import UserError
 from pipelines.models import resolve_model, weights_digest
-from pipelines.runner import write_text
+from pipelines.runner import locked, write_text
 from train.batches import end_of_turn
+from train.distributed import gathered, rank, size
+from train.lora import adapted, merged_weights
 
 # --- what a run is made from ----------------------------------------------------------------------
+
+
+@contextmanager
+def run_folder(out: Path) -> Iterator[None]:
+    """Hold `out` for this run; a disk that fills up is one sentence, whatever was being written."""
+    with locked(out) if rank() == 0 else nullcontext():
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            if not _is_full(error):
+                raise
+            raise UserError(
+                f"no room to write to `{out}`: {str(error).splitlines()[0]}",
+                hint="make room; the same command goes on from the last checkpoint, which is whole",
+            ) from None
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether an error says that the disk, a quota or a limit is used up."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError):
+        return error.errno in codes
+    return any(f"(os error {code})" in str(error) for code in codes)
 
 
 def begin(out: Path, stage: str, config: Config, shards: Path, model: str, *, replace: bool = False) -> dict[str, Any]:
@@ -38,8 +70,16 @@ def begin(out: Path, stage: str, config: Config, shards: Path, model: str, *, re
         "model": model,
         "model_digest": model_digest(model),
         "shards": shard_digests(shards, stage),
+        "version": versions.cited(shards),
         "config": config.resolved(),
     }
+    if rank() == 0:
+        _prepare(out, lineage, replace=replace)
+    gathered(None)  # nobody looks into `out` before it is prepared
+    return lineage
+
+
+def _prepare(out: Path, lineage: Mapping[str, Any], *, replace: bool) -> None:
     for saving in out.glob(".saving-*"):
         shutil.rmtree(saving)
     path = out / "run.json"
@@ -47,13 +87,12 @@ def begin(out: Path, stage: str, config: Config, shards: Path, model: str, *, re
         changed = difference(_identity(json.loads(path.read_text(encoding="utf-8"))), _identity(lineage))
         if changed and not replace:
             raise UserError(
-                f"`{out}` was begun with another {stage} config: {'; '.join(changed)}",
+                f"`{out}` was begun with another {lineage['stage']} config: {'; '.join(changed)}",
                 hint="take back the change, use another --out, or `--replace` to train again",
             )
         if changed:
             _clear(out)
     write_text(path, json.dumps(lineage, indent=1) + "\n")
-    return lineage
 
 
 def _identity(lineage: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,21 +136,57 @@ def save(
     """Write a checkpoint to `folder`, whole or not at all, and remove the resumable ones before it.
 
     With `optimizer` and `step`, the number of steps done, it can be resumed; `extra` is JSON of the loop's own.
+    Of a sharded model each rank writes its shards, and no weights in the format of Hugging Face until the end.
     """
     saving = folder.with_name(f".saving-{folder.name}")
-    if saving.is_dir():
-        shutil.rmtree(saving)
-    saving.mkdir(parents=True)
+    sharded = optimizer is not None and size() > 1
+    plain = size() == 1 and not adapted(model)
+    weights = None if plain or sharded else merged_weights(model)
+    try:
+        if rank() == 0:
+            if saving.is_dir():
+                shutil.rmtree(saving)
+            saving.mkdir(parents=True)
+            _write_model(saving, model, tokenizer, None if sharded else weights or model.state_dict())
+            _write_json(saving / "tracemill.json", {**lineage, "steps": step})
+            if optimizer is not None:
+                (saving / "state").mkdir()
+                _write_json(saving / "state" / "loop.json", {"step": step, "extra": dict(extra or {})})
+        gathered(None)
+        if optimizer is not None:
+            _save_state(saving / "state", _state(model, optimizer, with_weights=not plain))
+        gathered(None)
+        if rank() == 0:
+            _publish(saving, folder)
+    except BaseException:
+        shutil.rmtree(saving, ignore_errors=True)  # its room may be what is missing
+        raise
+    gathered(None)
+
+
+def _write_model(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weights: dict[str, Tensor] | None
+) -> None:
+    """All that transformers loads: config, tokenizer, how to generate, and the weights unless None."""
     model.config.use_cache = True  # off in training only
-    model.save_pretrained(saving)
+    if weights is None:
+        model.config.save_pretrained(folder)
+    else:
+        model.save_pretrained(folder, state_dict=weights)
     model.config.use_cache = False
-    tokenizer.save_pretrained(saving)
-    _generation_config(model, tokenizer).save_pretrained(saving)
-    _write_json(saving / "tracemill.json", {**lineage, "steps": step})
-    if optimizer is not None:
-        (saving / "state").mkdir()
-        save_file(_state(model, optimizer), saving / "state" / "optimizer.safetensors")
-        _write_json(saving / "state" / "loop.json", {"step": step, "extra": dict(extra or {})})
+    tokenizer.save_pretrained(folder)
+    _generation_config(model, tokenizer).save_pretrained(folder)
+
+
+def _save_state(folder: Path, tensors: dict[str, Tensor]) -> None:
+    if size() == 1:
+        save_file(tensors, folder / "state.safetensors")
+    else:
+        state_dict_saver.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+
+
+def _publish(saving: Path, folder: Path) -> None:
+    """Everything to the disk, then its name; then the older ones go."""
     for path in (*saving.rglob("*"), saving):
         _sync(path)
     saving.rename(folder)
@@ -141,17 +216,20 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _state(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimizer state by parameter name (`exp_avg/model.norm.weight`) and the random generators'."""
-    tensors = {
-        f"{key}/{name}": value
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state[parameter].items()
-    }
-    generators = {"rng/cpu": torch.get_rng_state()}
+def _state(model: PreTrainedModel, optimizer: torch.optim.Optimizer, *, with_weights: bool) -> dict[str, Tensor]:
+    """Optimizer state by parameter name (`exp_avg/model.norm.weight`), random generators, and weights where asked."""
+    tensors = {"rng/cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        generators["rng/cuda"] = torch.cuda.get_rng_state()
-    return {**tensors, **generators}
+        tensors["rng/cuda"] = torch.cuda.get_rng_state()
+    for name, parameter in _trained(model).items():
+        tensors |= {f"{key}/{name}": value for key, value in optimizer.state[parameter].items()}
+        if with_weights:
+            tensors[f"weight/{name}"] = parameter.detach()
+    return tensors
+
+
+def _trained(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def latest(out: Path) -> Path | None:
@@ -160,23 +238,61 @@ def latest(out: Path) -> Path | None:
 
 
 def restore(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
-    """Load weights, optimizer and random generators of `folder` in place; returns (steps done, `extra`)."""
-    weights: dict[str, Tensor] = {}
-    for file in folder.glob("*.safetensors"):
-        weights |= load_file(file)
-    state = load_file(folder / "state" / "optimizer.safetensors")
-    for name, parameter in model.named_parameters():
-        if name not in weights or weights[name].shape != parameter.shape:
-            raise UserError(f"`{folder}` is a checkpoint of another model: `{name}`", hint="use another --out")
-        with torch.no_grad():
-            parameter.copy_(weights[name])
-        keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in state]
-        optimizer.state[parameter] = {key: state[f"{key}/{name}"].to(parameter.device) for key in keys}
-    torch.set_rng_state(state["rng/cpu"])
-    if "rng/cuda" in state:
-        torch.cuda.set_rng_state(state["rng/cuda"])
+    """Load weights, optimizer and random generators of `folder` in place; returns (steps done, `extra`).
+
+    However many ranks saved it, any number of them may restore it.
+    """
+    parameters = _trained(model)
+    state = _stored(folder / "state")
+    weights = {key.removeprefix("weight/"): kept for key, kept in state.items() if key.startswith("weight/")}
+    beside = {} if weights else _stored(folder)
+    weights = weights or beside
+    differs = {name for name in weights.keys() | parameters.keys() if not _fits(weights, parameters, name)}
+    if differs:
+        raise UserError(f"`{folder}` is a checkpoint of another model: `{min(differs)}`", hint="use another --out")
+    into: dict[str, Tensor] = {}
+    for key, kept in state.items():
+        kind, _, name = key.partition("/")
+        if kind == "rng":
+            into[key] = torch.empty(kept.size, dtype=kept.properties.dtype)
+        elif kind == "weight":
+            into[key] = parameters[name].detach()
+        else:
+            into[key] = optimizer.state[parameters[name]][kind] = _room(kept, parameters[name])
+    _load(into, folder / "state")
+    _load({name: parameters[name].detach() for name in beside}, folder)
+    torch.set_rng_state(into["rng/cpu"])
+    if "rng/cuda" in into and torch.cuda.is_available():
+        torch.cuda.set_rng_state(into["rng/cuda"])
     loop = json.loads((folder / "state" / "loop.json").read_text(encoding="utf-8"))
     return loop["step"], loop["extra"]
+
+
+def _stored(folder: Path) -> dict[str, TensorStorageMetadata]:
+    """Shape and type of every tensor in a folder's safetensors files, sharded or not."""
+    stored: dict[str, Any] = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    return stored
+
+
+def _fits(weights: Mapping[str, TensorStorageMetadata], parameters: Mapping[str, nn.Parameter], name: str) -> bool:
+    return name in weights and name in parameters and weights[name].size == parameters[name].shape
+
+
+def _room(kept: TensorStorageMetadata, parameter: nn.Parameter) -> Tensor:
+    """An empty tensor for a piece of a parameter's optimizer state, sharded as the parameter is."""
+    dtype = kept.properties.dtype
+    if kept.size == parameter.shape:
+        return torch.empty_like(parameter, dtype=dtype, requires_grad=False)
+    return torch.empty(kept.size, dtype=dtype, device=parameter.device)
+
+
+def _load(into: dict[str, Tensor], folder: Path) -> None:
+    """Fill the tensors of `into` with those of the same names in `folder`."""
+    if not into:
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is what we mean
+        state_dict_loader.load(into, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=size() == 1)
 
 
 def resume(out: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:

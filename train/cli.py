@@ -1,13 +1,14 @@
 """`train`: parse, load config, call, print."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.commands import run_command, table_text
+from pipelines.commands import folder_or_version, run_command, table_text
 from pipelines.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich would double the time of --help
 )
 
-Shards = Annotated[Path, typer.Option("--shards", help="Run directory of `curate`.")]
+Shards = Annotated[Path, typer.Option("--shards", help="Run directory, or NAME@VERSION.", parser=folder_or_version)]
 Model = Annotated[str, typer.Option("--model", help="Model folder, shipped model, or hf:ORG/NAME.")]
 Out = Annotated[Path, typer.Option("--out", help="Run directory; continued, never overwritten.")]
 On = Annotated[str | None, typer.Option("--on", help="Benchmarks or files, comma-separated.")]
@@ -32,6 +33,7 @@ Overrides = Annotated[
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="Train again what was trained with another config.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and row counts; do nothing.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write event files in each stage's folder too.")]
 
 _FINISHED = "nothing to do: `{}` is finished"
 
@@ -51,6 +53,7 @@ def all_(
     overrides: Overrides = None,
     replace: Replace = False,
     dry_run: DryRun = False,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Mid-training, SFT, DPO and RL in order, skipping what is finished.
 
@@ -65,6 +68,7 @@ def all_(
         _show({name: configs[name] for name in (*names, *(["eval"] if on else []))}, stages.check_shards(shards, names))
         return
     stages.log_to_stderr()
+    _ask_for_events(tensorboard)
     benchmarks = on.split(",") if on else []
     for done in stages.train_all(settings, shards, model, out, on=benchmarks, replace=replace):
         print(_summary(done.stage, done.folder) if done.made else _FINISHED.format(done.folder), flush=True)
@@ -81,12 +85,13 @@ def midtrain(
     overrides: Overrides = None,
     replace: Replace = False,
     dry_run: DryRun = False,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Mid-training: as many verified traces as there are, packed.
 
     Example: train midtrain --shards out/ --model pocket-base --out runs/first/midtrain
     """
-    _stage("midtrain", shards, model, out, recipe, overrides, replace, dry_run)
+    _stage("midtrain", shards, model, out, recipe, overrides, replace, dry_run, tensorboard)
 
 
 @app.command()
@@ -98,12 +103,13 @@ def sft(
     overrides: Overrides = None,
     replace: Replace = False,
     dry_run: DryRun = False,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Supervised fine-tuning on a compact, clean set: the model learns when to stop.
 
     Example: train sft --shards out/ --model runs/first/midtrain/final --out runs/first/sft
     """
-    _stage("sft", shards, model, out, recipe, overrides, replace, dry_run)
+    _stage("sft", shards, model, out, recipe, overrides, replace, dry_run, tensorboard)
 
 
 @app.command()
@@ -115,12 +121,13 @@ def dpo(
     overrides: Overrides = None,
     replace: Replace = False,
     dry_run: DryRun = False,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Rollout DPO: right traces preferred to wrong ones.
 
     Example: train dpo --shards out/ --model runs/first/sft/final --out runs/first/dpo --set dpo.beta=0.5
     """
-    _stage("dpo", shards, model, out, recipe, overrides, replace, dry_run)
+    _stage("dpo", shards, model, out, recipe, overrides, replace, dry_run, tensorboard)
 
 
 @app.command()
@@ -132,12 +139,13 @@ def rl(
     overrides: Overrides = None,
     replace: Replace = False,
     dry_run: DryRun = False,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Reinforcement learning with verifiable reward (GRPO).
 
     Example: train rl --shards out/ --model runs/first/dpo/final --out runs/first/rl --set rl.steps=50
     """
-    _stage("rl", shards, model, out, recipe, overrides, replace, dry_run)
+    _stage("rl", shards, model, out, recipe, overrides, replace, dry_run, tensorboard)
 
 
 @app.command("eval")
@@ -168,6 +176,39 @@ def eval_(
         raise UserError("no benchmark to evaluate on", hint="e.g., --on aime24,math500")
     stages.log_to_stderr()
     print(table_text([result.row() for result in evaluate(config, model, on.split(","), out)]))
+
+
+@app.command()
+def plan(
+    shards: Shards = Path("out"),
+    model: Annotated[str, typer.Option("--model", help="As for training, or e.g. phi-4-mini: no folder needed.")] = (
+        "pocket-base"
+    ),
+    recipe: RecipeFile = None,
+    overrides: Overrides = None,
+    gpu: Annotated[str, typer.Option(help="The accelerator, e.g. H100, H200, A100, RTX 4090; or cpu.")] = "H100",
+    mfu: Annotated[float, typer.Option(help="Share of its peak that training uses.")] = 0.3,
+    tokens_per_s: Annotated[float | None, typer.Option(help="Speed, where it is known; instead of --mfu.")] = None,
+) -> None:
+    """Parameters, memory by part, steps and hours of a recipe's stages, before anything is loaded.
+
+    Example: train plan --shards out/ --model phi-4-mini --recipe phi4-mini --gpu H100
+    """
+    from train import stages
+    from train.flops import ACCELERATORS, accelerator
+    from train.plan import memory_row, model_row, plan_stage, steps_row
+
+    settings = _recipe(recipe, overrides)
+    names = stages.stages_of(settings)
+    stages.check_shards(shards, names)
+    configs = stages.stage_configs(settings)
+    device = accelerator(gpu)
+    if device is None and gpu != "cpu":
+        raise UserError(f"no accelerator `{gpu}` in the table", hint=f"there are {', '.join(ACCELERATORS)}, or cpu")
+    plans = [plan_stage(name, configs[name], shards, model, "cuda" if device else "cpu") for name in names]
+    print(table_text([model_row(model)]), end="\n\n")
+    print(table_text([memory_row(plan, device) for plan in plans]), end="\n\n")
+    print(table_text([steps_row(plan, plan.hours(device, mfu, tokens_per_s)) for plan in plans]))
 
 
 @app.command()
@@ -205,8 +246,10 @@ def _stage(
     overrides: list[str] | None,
     replace: bool,
     dry_run: bool,
+    tensorboard: bool,
 ) -> None:
     from train import stages
+    from train.curves import draw_curves
 
     config = stages.CONFIGS[stage].parse(_recipe(recipe, overrides).get(stage, {}), stage)
     rows = stages.check_shards(shards, [stage])
@@ -214,9 +257,24 @@ def _stage(
         _show({stage: config}, rows)
         return
     stages.log_to_stderr()
+    _ask_for_events(tensorboard)
     before = stages.made_at(out / "final")
     folder = stages.TRAINERS[stage](config, shards, model, out, replace=replace)
-    print(_summary(stage, folder) if stages.made_at(folder) != before else _FINISHED.format(folder))
+    if int(os.environ.get("RANK", "0")) > 0:
+        return  # the first of torchrun's processes speaks for all
+    if stages.made_at(folder) == before:
+        print(_FINISHED.format(folder))
+        return
+    print(_summary(stage, folder))
+    print(f"pictures: {', '.join(map(str, draw_curves(out, stage)))}")
+
+
+def _ask_for_events(tensorboard: bool) -> None:
+    """Through the environment, which the processes of the stages inherit."""
+    from train.metrics import TENSORBOARD
+
+    if tensorboard:
+        os.environ[TENSORBOARD] = "1"
 
 
 def _recipe(recipe: Path | None, overrides: list[str] | None) -> "Recipe":

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
@@ -12,14 +12,15 @@ import numpy as np
 from pydantic import Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pipelines.errors import UserError
 from pipelines.models import resolve_model
-from pipelines.runner import locked
 from pipelines.sampling import Sampler
 from train import checkpoint
 from train.advantages import annealed_temperature
 from train.grpo_update import UpdateConfig, update_policy
 from train.metrics import metrics_log
 from train.model import default_device, load_model, load_tokenizer, named_weights
+from train.monitors import Finding, Monitor, MonitorConfig, Watch
 from train.optim import make_optimizer
 from train.rollouts import (
     Group,
@@ -30,6 +31,8 @@ from train.rollouts import (
     sample_step,
     step_sampling,
     without_signal,
+    write_prompts,
+    write_rewards,
     write_samples,
 )
 from verifiers import VerifierPool
@@ -37,7 +40,7 @@ from verifiers import VerifierPool
 _log = logging.getLogger(__name__)
 
 
-class RlConfig(RolloutConfig, UpdateConfig):
+class RlConfig(RolloutConfig, UpdateConfig, MonitorConfig):
     """Reinforcement learning with verifiable reward; what is sampled and how it is learned from are in the bases."""
 
     steps: int = Field(100, ge=1)
@@ -70,17 +73,19 @@ def train_rl(
 ) -> Path:
     """Train `model` on the prompts of `shards/rl`; returns the trained model's folder, `out/final`.
 
-    `out` also receives every rollout and verdict, one file a step. A run that was killed goes on from
-    its last checkpoint and ends as if it had not been. Prompts without signal are a `UserError`, but for
+    `out` also receives every rollout, verdict and reward, one file a step, and is a run directory itself: `curate
+    annotate OUT` and `curate build-dpo-pairs OUT` make the pairs of another round. A run that was killed goes on
+    from its last checkpoint and ends as if it had not been. Prompts without signal are a `UserError`, but for
     prompts that the policy has come to master: these end the run. `sampler` stands in for the one that
     `config` would open, and is never given new weights.
     """
     with ExitStack() as stack:
-        stack.enter_context(locked(out))
+        stack.enter_context(checkpoint.run_folder(out))
         lineage = checkpoint.begin(out, "rl", config, shards, model, replace=replace)
         if (out / "final").is_dir():
             return out / "final"
         prompts = load_prompts(shards)
+        write_prompts(out, shards, prompts)
         tokenizer = load_tokenizer(model)
         device = device or default_device()
         policy = load_model(model, max_length=config.max_length, device=device)
@@ -94,7 +99,8 @@ def train_rl(
             sampler, refresh = open_policy_sampler(config, model, policy, tokenizer)
             stack.callback(sampler.close)
         pool = stack.enter_context(VerifierPool())
-        log = stack.enter_context(metrics_log(out, "rl", config.steps, first_step))
+        log = stack.enter_context(metrics_log(out, "rl", config.steps, first_step, model=policy))
+        monitor = Monitor(config)
         for step in range(first_step, config.steps):
             started = time.monotonic()
             temperature = annealed_temperature(
@@ -111,10 +117,21 @@ def train_rl(
                 _log.warning("%s; training ends here: %s", fault.message, fault.hint)
                 break
             sampled = time.monotonic()
-            moved = update_policy(policy, reference, optimizer, rollouts.used, config, temperature=temperature)
+            moved, advantages = update_policy(
+                policy,
+                reference,
+                optimizer,
+                rollouts.used,
+                config,
+                temperature=temperature,
+                max_tokens=config.max_tokens,
+            )
+            write_rewards(out, f"{step:05d}.parquet", rollouts.groups, advantages, step)
             cursor = rollouts.cursor
             times = {"sampling_s": sampled - started, "training_s": time.monotonic() - sampled}
-            log(step, **describe(rollouts), **moved, temperature=temperature, **times)
+            described = {**describe(rollouts), **moved}
+            log(step, **described, temperature=temperature, **times)
+            heed(monitor.look(described), config.stop_on, step)
             if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
                 folder, cursors = out / f"step-{step + 1:08d}", {"cursor": cursor}
                 checkpoint.save(folder, policy, tokenizer, lineage, optimizer=optimizer, step=step + 1, extra=cursors)
@@ -149,6 +166,15 @@ def open_policy_sampler(
         in_process=True,  # weights are replaced in place
     )
     return vllm, lambda: vllm.update_weights(named_weights(policy))
+
+
+def heed(findings: Iterable[Finding], stop_on: Collection[Watch], step: int) -> None:
+    """Warn of what a monitor has found; what `stop_on` names is a `UserError`."""
+    for finding in findings:
+        words = f"step {step + 1}: {finding.words}"
+        if finding.watch in stop_on:
+            raise UserError(f"{words}, and `stop_on` names `{finding.watch}`", hint=finding.hint)
+        _log.warning("%s: %s", words, finding.hint)
 
 
 # --- words for the log ----------------------------------------------------------------------------

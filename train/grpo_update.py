@@ -6,6 +6,7 @@ N completion tokens of a micro-batch, S its sequences; B groups of G samples.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,9 +16,9 @@ from transformers import PreTrainedModel
 
 from pipelines.config import Config
 from pipelines.errors import UserError
-from train.advantages import AdvantageKind, group_advantages
+from train.advantages import AdvantageKind, group_advantages, overlong_penalty
 from train.batches import Document, collate, plan_epoch
-from train.grpo_loss import grpo_loss
+from train.grpo_loss import Averaging, Importance, Surrogate, grpo_loss, token_weights
 from train.model import batch_logprobs
 from train.optim import Precision, autocast, update
 from train.rollouts import Group, Sample
@@ -30,10 +31,22 @@ class UpdateConfig(Config):
     updates_per_step: int = Field(1, ge=1)
     """Optimizer steps on one step's groups, each on its share of them; 1 is on-policy."""
     advantage: AdvantageKind = "grpo"
+    """Rewards to advantages; see `advantages.group_advantages`."""
+    surrogate: Surrogate = "grpo"
+    """The objective; see `grpo_loss.grpo_loss`. `gspo` wants bounds of about 3e-4 and 4e-4."""
+    averaging: Averaging = "token"
+    """What a token weighs; see `grpo_loss.token_weights`."""
     clip_low: float = Field(0.2, ge=0)
     clip_high: float = Field(0.28, ge=0)
-    importance_cap: float = Field(2.0, ge=1)
+    importance: Importance = "token"
+    """How tokens are weighed that the sampler drew with other probabilities; see `grpo_loss.importance_weights`."""
+    importance_cap: float = Field(2.0, gt=1)
     """Most that a token may weigh more because the sampler thought it less likely than the trainer."""
+    overlong: Literal["keep", "mask", "penalty"] = "keep"
+    """Rollouts cut off at `max_tokens`: `mask` takes them out of the loss; `penalty` lowers their reward as they
+    come near the limit (both DAPO, arXiv:2503.14476, section 3.4)."""
+    overlong_tokens: int = Field(1024, ge=1)
+    """Over so many tokens before the limit the penalty grows from 0 to 1."""
     kl_weight: float = Field(0.0, ge=0)
     """Weight of the KL penalty towards the starting policy; needs `reference`."""
     max_mismatch: float = Field(0.1, gt=0)
@@ -103,15 +116,23 @@ def update_policy(
     config: UpdateConfig,
     *,
     temperature: float,
-) -> dict[str, float]:
-    """Move the policy by the groups of one step; returns means over their completion tokens for the log.
+    max_tokens: int,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Move the policy by the groups of one step; returns means over their completion tokens, and advantages by rollout.
 
+    `temperature` is the sampler's, `max_tokens` what a completion could have at most.
     The sampler's log-probabilities are compared with the trainer's before the first optimizer step,
     unclipped: a difference beyond `max_mismatch` leaves the policy as it is and is a `UserError`.
     """
     device = str(policy.device)
     parts = _shares(groups, config.updates_per_step)
-    items = [trained_rollouts(groups, config.advantage, device) for groups in parts]
+    items = [trained_rollouts(groups, config, max_tokens, device) for groups in parts]
+    items = [part for part in items if part]
+    if not items:
+        raise UserError(
+            "every rollout of the step was cut off, so that nothing is left to train on",
+            hint="a larger `max_tokens`, or `overlong=keep`",
+        )
     tally = Tally()
     # With one update the old policy is the one that is being differentiated: its pass is not needed.
     old = None
@@ -119,10 +140,11 @@ def update_policy(
         old = _score(policy, [item for part in items for item in part], config, temperature, tally)
     norms = []
     for part in items:
-        _backward(policy, reference, part, old, config, temperature, tally)
+        _backward(policy, reference, part, old, config, temperature, max_tokens, tally)
         tally.refuse_mismatch(config.max_mismatch)
         norms.append(update(policy, optimizer, config.learning_rate))
-    return {**tally.means(), "grad_norm": float(np.mean(norms)), "learning_rate": config.learning_rate}
+    means = {**tally.means(), "grad_norm": float(np.mean(norms)), "learning_rate": config.learning_rate}
+    return means, {item.document.id: item.advantage for part in items for item in part}
 
 
 def _shares(groups: Sequence[Group], num_shares: int) -> list[list[Group]]:
@@ -131,20 +153,26 @@ def _shares(groups: Sequence[Group], num_shares: int) -> list[list[Group]]:
     return [list(groups[start:stop]) for start, stop in pairwise(bounds)]
 
 
-def trained_rollouts(groups: Sequence[Group], kind: AdvantageKind, device: str = "cpu") -> list[Trained]:
+def trained_rollouts(
+    groups: Sequence[Group], config: UpdateConfig, max_tokens: int, device: str = "cpu"
+) -> list[Trained]:
     """The rollouts that an update takes, with their advantages, group by group."""
     size = max(len(group.trained) for group in groups)
     rewards_BG = torch.zeros(len(groups), size)
     valid_BG = torch.zeros(len(groups), size, dtype=torch.bool)
     for row, group in enumerate(groups):
-        rewards = [sample.reward for sample in group.trained]
-        rewards_BG[row, : len(rewards)] = torch.tensor(rewards)
+        rewards = torch.tensor([sample.reward for sample in group.trained])
+        if config.overlong == "penalty":
+            lengths = torch.tensor([len(sample.completion.token_ids) for sample in group.trained])
+            rewards += overlong_penalty(lengths, max_tokens, config.overlong_tokens)
+        rewards_BG[row, : len(rewards)] = rewards
         valid_BG[row, : len(rewards)] = True
-    advantages_BG = group_advantages(rewards_BG, valid_BG, kind)
+    advantages_BG = group_advantages(rewards_BG, valid_BG, config.advantage)
     return [
         Trained(as_document(sample), advantage, torch.tensor(sample.completion.logprobs, device=device))
         for group, advantages in zip(groups, advantages_BG.tolist(), strict=True)
         for sample, advantage in zip(group.trained, advantages, strict=False)
+        if config.overlong != "mask" or sample.completion.finish_reason != "length"
     ]
 
 
@@ -159,7 +187,7 @@ def as_document(sample: Sample) -> Document:
 
 def _micro_batches(items: Sequence[Trained], config: UpdateConfig) -> Iterator[list[Trained]]:
     lengths = [len(item.document.tokens) for item in items]
-    (plan,) = plan_epoch(lengths, len(lengths), config.micro_tokens, config.seed, 0)
+    ((plan,),) = plan_epoch(lengths, len(lengths), config.micro_tokens, config.seed, 0)
     for indices in plan:
         yield [items[index] for index in indices]
 
@@ -186,6 +214,7 @@ def _backward(
     old: dict[str, Tensor] | None,
     config: UpdateConfig,
     temperature: float,
+    max_tokens: int,
     tally: Tally,
 ) -> None:
     """Accumulate the gradient of one update, micro-batch by micro-batch."""
@@ -205,14 +234,19 @@ def _backward(
             tally.compare(old_N, sampler_N)
         else:
             old_N = torch.cat([old[item.document.id] for item in micro])
+        lengths_S = torch.tensor([len(item.sampler_logprobs) for item in micro], device=policy.device)
+        weights_S = token_weights(lengths_S, config.averaging, num_tokens, len(items), max_tokens)
         result = grpo_loss(
             logprobs_N,
             old_N,
             advantages_S[batch.document_M],
-            num_tokens,
+            weights_S[batch.document_M],
+            batch.document_M,
+            surrogate=config.surrogate,
             clip_low=config.clip_low,
             clip_high=config.clip_high,
             sampler_logprobs_N=sampler_N,
+            importance=config.importance,
             importance_cap=config.importance_cap,
             reference_logprobs_N=reference_N,
             kl_weight=config.kl_weight,

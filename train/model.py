@@ -5,10 +5,12 @@ N tokens laid end to end, M targets, D hidden size, V vocabulary, C tokens of a 
 
 import logging
 from collections.abc import Iterator
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,6 +27,12 @@ from train import attention
 from train.batches import Batch
 
 _log = logging.getLogger(__name__)
+
+Recompute = Literal["auto", "off", "selective", "full"]
+"""Activations of a layer: stored; computed again in the backward pass but for attention; or all computed again.
+
+`auto` is `full` on a GPU, where memory is what runs out, else `off`.
+"""
 
 _CHUNK_LOGITS = 1 << 27
 """Logits alive at once: 0.5 GiB in fp32."""
@@ -45,11 +53,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         ) from None
 
 
-def load_model(name: str, *, max_length: int, device: torch.device | str = "cpu") -> PreTrainedModel:
+def load_model(
+    name: str, *, max_length: int, device: torch.device | str = "cpu", recompute: Recompute = "auto"
+) -> PreTrainedModel:
     """A causal language model in fp32, its cache and dropout off, documents isolated, LongRoPE pinned for `max_length`.
 
-    Weights stay fp32, the master copy; compute in bf16 is `optim.autocast`. Activations are
-    recomputed on a GPU, where memory is what runs out.
+    Weights stay fp32, the master copy; compute in bf16 is `optim.autocast`.
     """
     attention.register()
     disable_progress_bar()  # our own lines tell what takes long
@@ -77,9 +86,26 @@ def load_model(name: str, *, max_length: int, device: torch.device | str = "cpu"
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    if torch.device(device).type == "cuda":
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    set_recompute(model, recompute, device)
     return model.to(device).train()  # type: ignore[arg-type] # transformers wraps `to` without its types
+
+
+def set_recompute(model: PreTrainedModel, recompute: Recompute, device: torch.device | str) -> None:
+    """Have the layers of `model`, which will stand on `device`, keep their activations or compute them again."""
+    if recompute == "auto":
+        recompute = "full" if torch.device(device).type == "cuda" else "off"
+    if recompute != "off":
+        keep = {"context_fn": _keep_attention} if recompute == "selective" else {}
+        model.gradient_checkpointing_enable({"use_reentrant": False, **keep})
+
+
+def _keep_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of a layer's forward pass and of its repetition: what attention came to is kept, the rest is not."""
+    return create_selective_checkpoint_contexts(
+        lambda _context, operation, *_arguments, **_options: (
+            CheckpointPolicy.MUST_SAVE if operation in attention.KERNELS else CheckpointPolicy.PREFER_RECOMPUTE
+        )
+    )
 
 
 def _first_line(error: Exception) -> str:

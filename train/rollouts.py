@@ -2,13 +2,14 @@
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from pipelines import parquet
@@ -17,7 +18,7 @@ from pipelines.conversation import Message
 from pipelines.errors import UserError
 from pipelines.reasoning import Reasoning, split_reasoning
 from pipelines.sampling import Completion, Refusal, Request, Sampler, SamplingConfig
-from pipelines.tables import ROLLOUTS, VERDICT_LABELS, content_id, rollout_id
+from pipelines.tables import REWARDS, ROLLOUTS, VERDICT_LABELS, content_id, rollout_id
 from train.advantages import group_refusal, rebalanced
 from verifiers import Job, Question, Verdict, VerifierPool, reward
 
@@ -318,6 +319,36 @@ def _rollouts(
         for sample in samples
     ]
     return pa.Table.from_pylist(rows, schema=ROLLOUTS)
+
+
+def write_rewards(root: Path, name: str, groups: Sequence[Group], advantages: Mapping[str, float], step: int) -> None:
+    """Write what a step made of its samples as file `name` of the `rewards` of `root`; `advantages` by rollout id."""
+    rows = [
+        {
+            "rollout_id": sample.wanted.rollout_id,
+            "prompt_id": group.prompt.prompt_id,
+            "step": step,
+            "reward": sample.reward,
+            "advantage": advantages.get(sample.wanted.rollout_id),
+            "group_refusal": group.refusal,
+            "logprob": sum(sample.completion.logprobs),
+        }
+        for group in groups
+        for sample in group.samples
+    ]
+    parquet.write_file(root / "rewards" / name, "rewards", [pa.Table.from_pylist(rows, schema=REWARDS)])
+
+
+def write_prompts(root: Path, shards: Path, prompts: Sequence[Prompt]) -> None:
+    """Put the asked rows of `shards/prompts`, where there are any, beside the rollouts: curation reads both."""
+    wanted = pa.array([prompt.prompt_id for prompt in prompts])
+    parts = [
+        table.filter(pc.is_in(table["prompt_id"], value_set=wanted))
+        for path in parquet.table_files(shards, "prompts")
+        for table in [parquet.read_table(path, "prompts")]
+    ]
+    if parts:
+        parquet.write_file(root / "prompts" / "00000.parquet", "prompts", parts)
 
 
 def verdict_table(verdicts: Iterable[tuple[str, str, Verdict]]) -> pa.Table:

@@ -8,6 +8,7 @@ milliseconds, not the seconds of a fresh interpreter.
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ from pipelines.errors import UserError
 from pipelines.models import resolve_model
 from pipelines.runner import locked
 from pipelines.tables import STAGES
+from train.curves import draw_curves
 from train.dpo import DpoConfig, train_dpo
 from train.evaluate import EvalConfig, evaluate
 from train.grpo import RlConfig, train_rl
@@ -67,6 +69,10 @@ def train_all(
     With benchmarks in `on`, the model at the start (in `out/base`) and after each stage is evaluated
     on them. What is finished is not done again; another config is refused unless `replace`.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "`train all` starts a process a stage, which torchrun cannot", hint="run each stage by torchrun"
+        )
     configs = stage_configs(recipe)
     check_shards(shards, stages_of(recipe))
     resolve_model(model)
@@ -77,11 +83,13 @@ def train_all(
             started, folder = time.monotonic(), out / stage / "final"
             before = made_at(folder)
             in_process(TRAINERS[stage], configs[stage], shards, model, out / stage, replace=replace)
-            seconds = time.monotonic() - started
+            seconds, made = time.monotonic() - started, made_at(folder) != before
+            if made:
+                draw_curves(out / stage, stage)
             if on:
                 in_process(evaluate, configs["eval"], str(folder), on, out / stage)
             model = str(folder)
-            yield Trained(stage, folder, made_at(folder) != before, seconds)
+            yield Trained(stage, folder, made, seconds)
 
 
 def made_at(folder: Path) -> int | None:
@@ -135,17 +143,24 @@ def _begin_process() -> None:
 
     def leave_with_parent() -> None:
         wait([parent.sentinel])
-        os._exit(1)
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    # A killed command must not leave a stage behind that goes on writing.
+    # A killed command must not leave a stage behind that goes on; told so, it saves what it has done.
     threading.Thread(target=leave_with_parent, daemon=True).start()
+
+
+class _Stderr(logging.Handler):
+    """Writes to the stderr of the moment: while a bar is shown, that is one which puts lines above the bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{self.format(record)}\n")
 
 
 def log_to_stderr() -> None:
     """Our log lines as they are; of libraries, warnings only."""
     import transformers
 
-    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    logging.basicConfig(handlers=[_Stderr()], format="%(message)s")
     for name in ("train", "pipelines"):
         logging.getLogger(name).setLevel(logging.INFO)
     transformers.utils.logging.disable_progress_bar()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.advantages import annealed_temperature, group_advantages, group_refusal, rebalanced
+from train.advantages import annealed_temperature, group_advantages, group_refusal, overlong_penalty, rebalanced
 
 EVERY = torch.tensor([[True, True, True, True]])
 
@@ -108,3 +108,8 @@ def test_temperature_falls_over_the_first_half_and_is_then_held():
     assert annealed_temperature(0, 1, start=1.0, end=0.6) == 1.0
     assert annealed_temperature(3, 10, start=0.7, end=0.7) == pytest.approx(0.7)
     assert annealed_temperature(0, 10, start=1.0, end=0.6, over=0.0) == 0.6, "no descent: the end from the start"
+
+
+def test_the_overlong_penalty_grows_over_the_last_tokens():
+    lengths = torch.tensor([10, 80, 85, 90, 100])
+    assert overlong_penalty(lengths, 100, 20).tolist() == pytest.approx([0, 0, -0.25, -0.5, -1])

@@ -1,10 +1,12 @@
 """Conversations to tokens and targets, and documents to micro-batches."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_models import CHAT_TEMPLATE, byte_tokenizer
+from tokenizers import Tokenizer
 from toy_shards import answer, question, toy_shards, write_shard
 
 from pipelines import parquet
@@ -72,6 +74,29 @@ def test_a_generation_prompt_that_opens_the_reasoning_is_not_trained():
     assert trained_text(tokenizer, encoded).startswith("3 + 4 = 7\n</think>")
 
 
+def test_a_completion_that_merges_with_its_prompt_is_trained_from_the_merge_on():
+    # The generation prompt ends with a newline and the completion begins with one: together they are one token.
+    tokenizer = tokenizer_with(QWEN_LIKE)
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    newline = "\u010a"  # as bytes are written in a byte-level vocabulary
+    backend["model"]["vocab"][newline * 2] = len(backend["model"]["vocab"])
+    backend["model"]["merges"].append([newline, newline])
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(backend))
+    (encoded,) = encode(tokenizer, [[*question(1), {"role": "assistant", "content": "\n3"}]], ["r"])
+    assert isinstance(encoded, Document)
+    prompt = tokenizer.apply_chat_template(question(1), add_generation_prompt=True, return_dict=False)
+    assert encoded.tokens[: len(prompt)].tolist() != prompt, "the tokens of the parts are not those of the whole"
+    assert trained_text(tokenizer, encoded) == "\n\n3<|end|>"
+
+
+def test_a_pad_token_that_is_the_end_of_turn_token_is_still_learned():
+    tokenizer = tokenizer_with()
+    tokenizer.pad_token = tokenizer.eos_token = "<|end|>"
+    (encoded,) = encode(tokenizer, [question(3) + answer(3, 7)], ["r"])
+    assert encoded.tokens[encoded.trained][-1] == tokenizer.pad_token_id
+    assert collate([encoded]).labels_M[-1] == tokenizer.pad_token_id
+
+
 def test_every_assistant_turn_is_trained_and_nothing_else():
     tokenizer = tokenizer_with()
     messages = question(1) + answer(1, 3) + question(2) + answer(2, 5)
@@ -97,6 +122,12 @@ def test_rows_that_cannot_be_trained_are_named(messages: list, reason: str | Non
 def test_templates_that_would_teach_wrongly_are_refused(template: str, named: str):
     with pytest.raises(UserError, match=named):
         end_of_turn(tokenizer_with(template))
+
+
+def test_a_tokenizer_that_does_not_know_its_end_of_turn_token_is_refused():
+    tokenizer = tokenizer_with(CHAT_TEMPLATE.replace("<|end|>", "<|im_end|>"))
+    with pytest.raises(UserError, match="does not end an assistant's turn with a special token"):
+        end_of_turn(tokenizer)
 
 
 def test_a_tokenizer_without_a_template_is_refused():
@@ -132,6 +163,22 @@ def test_rows_in_are_kept_or_refused(tmp_path: Path):
     assert (counts["kept"], counts["truncated"]) == (4, 1)
     documents, counts = load_conversations(shards, "sft", tokenizer_with(), 200, overlong="split")
     assert (counts["kept"], counts["pieces"], len(documents)) == (4, 3, 6)
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_the_order_of_rows_in_files_changes_nothing(tmp_path: Path, stage: str):
+    shards = toy_shards(tmp_path, rows=6)
+    rows = parquet.read_table(tmp_path / f"shards/{stage}/00000.parquet", f"shards/{stage}").to_pylist()
+
+    def ids() -> list:
+        if stage == "sft":
+            return [document.id for document in load_conversations(shards, "sft", tokenizer_with(), 400)[0]]
+        return [(chosen.id, rejected.id) for chosen, rejected in load_pairs(shards, tokenizer_with(), 400)[0]]
+
+    before = ids()
+    write_shard(tmp_path, stage, rows[::-1])
+    assert ids() == before
+    assert len(before) == 6
 
 
 def test_nothing_left_to_train_on_is_an_error_with_the_reasons(tmp_path: Path):
@@ -182,13 +229,13 @@ def test_collate_resets_positions_and_predicts_from_the_token_before():
 def test_plan_takes_every_unit_once_within_the_budget_and_depends_on_seed_and_epoch_only():
     lengths = np.random.default_rng(0).integers(1, 60, 103).tolist()
     plan = plan_epoch(lengths, 16, 100, seed=1, epoch=0)
-    assert sorted(unit for step in plan for micro in step for unit in micro) == list(range(103))
-    assert [sum(map(len, step)) for step in plan] == [16] * 6 + [7]
-    assert max(sum(lengths[unit] for unit in micro) for step in plan for micro in step) <= 100
+    assert sorted(unit for (mine,) in plan for micro in mine for unit in micro) == list(range(103))
+    assert [sum(map(len, mine)) for (mine,) in plan] == [16] * 6 + [7]
+    assert max(sum(lengths[unit] for unit in micro) for (mine,) in plan for micro in mine) <= 100
     assert plan == plan_epoch(lengths, 16, 100, seed=1, epoch=0)
     assert plan != plan_epoch(lengths, 16, 100, seed=1, epoch=1)
     assert plan != plan_epoch(lengths, 16, 100, seed=2, epoch=0)
-    assert plan_epoch([500], 16, 100, seed=0, epoch=0) == [[[0]]]
+    assert plan_epoch([500], 16, 100, seed=0, epoch=0) == [[[[0]]]]
 
 
 def test_planned_steps_go_on_where_they_stopped():

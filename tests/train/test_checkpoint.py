@@ -2,10 +2,12 @@
 
 import json
 import multiprocessing
+import resource
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,18 +35,29 @@ def losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def killed_after(steps: int, train: Callable[..., Path], config: Config, shards: Path, model: str, run: Path) -> None:
-    """Train in a process and kill it once it has logged more than `steps` steps."""
+def killed_when(
+    reached: Callable[[Path], bool], train: Callable[..., Path], config: Config, shards: Path, model: str, run: Path
+) -> None:
+    """Train in a process and kill it once `reached(run)`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train.sft", "train.dpo"])
     process = context.Process(target=train, args=(config, shards, model, run))
     process.start()
-    log = run / "metrics.jsonl"
-    while process.is_alive() and not (log.is_file() and len(log.read_text().splitlines()) > steps):
-        time.sleep(0.01)
+    while process.is_alive() and not reached(run):
+        time.sleep(0.001)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
+
+
+def killed_after(steps: int, *arguments: Any) -> None:
+    """Train in a process and kill it once it has logged more than `steps` steps."""
+
+    def reached(run: Path) -> bool:
+        log = run / "metrics.jsonl"
+        return log.is_file() and len(log.read_text().splitlines()) > steps
+
+    killed_when(reached, *arguments)
 
 
 def test_a_killed_sft_run_resumed_equals_an_uninterrupted_one_bitwise(tmp_path: Path):
@@ -57,6 +70,20 @@ def test_a_killed_sft_run_resumed_equals_an_uninterrupted_one_bitwise(tmp_path: 
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(resumed)[name]), name
+
+
+def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(tmp_path: Path):
+    shards, model, run = toy_shards(tmp_path / "out"), str(tiny_model(tmp_path / "m")), tmp_path / "run"
+    config = SftConfig(max_length=512, batch_size=3, epochs=6, learning_rate=1e-3, save_every=2, precision="fp32")
+    whole = train_sft(config, shards, model, tmp_path / "whole")
+    for done in (2, 8):
+        later = f".saving-step-{done + 2:08d}"
+        killed_when(lambda run, name=later: (run / name).is_dir(), train_sft, config, shards, model, run)
+        assert checkpoint.latest(run) in {run / f"step-{steps:08d}" for steps in (done, done + 2)}
+    resumed = train_sft(config, shards, model, run)
+    assert not list(run.glob(".saving-*"))
+    assert losses(run) == losses(tmp_path / "whole")
+    assert all(torch.equal(weights(whole)[name], tensor) for name, tensor in weights(resumed).items())
 
 
 def test_a_resumed_dpo_run_equals_an_uninterrupted_one_bitwise(tmp_path: Path):
@@ -105,13 +132,49 @@ def test_restore_brings_back_weights_optimizer_and_random_state(tmp_path: Path):
             assert torch.equal(other_optimizer.state[ours][key], value), (name, key)
 
 
-def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path):
+@pytest.mark.parametrize("shape", [{"hidden_size": 32}, {"num_layers": 1}, {"num_layers": 3}, {"tied": False}])
+def test_a_checkpoint_of_another_model_is_refused_and_nothing_of_it_loaded(tmp_path: Path, shape: dict[str, int]):
     path = str(tiny_model(tmp_path / "m"))
     model = load_model(path, max_length=64)
     checkpoint.save(tmp_path / "step-1", model, load_tokenizer(path), {}, optimizer=make_optimizer(model, 1), step=1)
-    other = load_model(str(tiny_model(tmp_path / "n", hidden_size=32)), max_length=64)
+    other = load_model(str(tiny_model(tmp_path / "n", seed=1, **shape)), max_length=64)
+    before = {name: parameter.clone() for name, parameter in other.named_parameters()}
     with pytest.raises(UserError, match="checkpoint of another model"):
         checkpoint.restore(tmp_path / "step-1", other, make_optimizer(other, 1))
+    assert all(torch.equal(before[name], parameter) for name, parameter in other.named_parameters())
+
+
+def _on_a_small_disk(sender, largest: int, config: SftConfig, shards: Path, model: str, run: Path) -> None:
+    """Train where no file may grow beyond `largest` bytes; tells the error's two sentences."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    try:
+        train_sft(config, shards, model, run)
+    except UserError as error:
+        sender.send((error.message, error.hint))
+
+
+@pytest.mark.parametrize(("largest", "save_every"), [(100_000, 4), (600_000, 2)])
+def test_a_full_disk_is_one_sentence_and_the_earlier_checkpoint_is_whole(tmp_path: Path, largest: int, save_every: int):
+    # 100 kB are too little for the weights of the result, 600 kB for the optimizer's state of a checkpoint.
+    shards, model, run = toy_shards(tmp_path / "out"), str(tiny_model(tmp_path / "m")), tmp_path / "run"
+    settings = {"max_length": 512, "batch_size": 4, "learning_rate": 1e-3, "precision": "fp32", "epochs": 4}
+    config = SftConfig(**settings, save_every=save_every)
+    killed_after(4, train_sft, config, shards, model, run)
+    (kept,) = run.glob("step-*")
+    before = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_on_a_small_disk, args=(sender, largest, config, shards, model, run))
+    process.start()
+    message, hint = receiver.recv()
+    process.join()
+    assert message.startswith(f"no room to write to `{run}`")
+    assert "\n" not in message
+    assert "goes on from the last checkpoint" in hint
+    assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
+    assert not list(run.glob(".saving-*"))
+    resumed, whole = train_sft(config, shards, model, run), train_sft(config, shards, model, tmp_path / "whole")
+    assert all(torch.equal(weights(whole)[name], tensor) for name, tensor in weights(resumed).items())
 
 
 @pytest.mark.parametrize("architecture", ["llama", "phi3", "qwen3"])

@@ -1,6 +1,7 @@
 """DPO: where it starts, where it goes, and the stored reference."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,31 @@ def test_pairs_in_one_batch_or_in_many_train_the_same(tmp_path: Path):
     ]
     for key in ("loss", "nll", "margin", "reward_chosen", "logprobs_rejected", "length_chosen", "grad_norm"):
         assert [line[key] for line in runs[0]] == pytest.approx([line[key] for line in runs[1]], rel=1e-3, abs=1e-4)
+
+
+def test_length_normalised_margins_are_of_mean_logprobs(tmp_path: Path):
+    # All pairs in each step and a constant rate: the second step's log is of the model that one step makes.
+    shards, path = toy_shards(tmp_path / "out"), tiny_model(tmp_path / "m")
+    settings = {**FAST, "batch_size": 8, "beta": 1.0, "length_normalised": True, "schedule": "constant"}
+    moved = train_dpo(DpoConfig(**settings, epochs=1), shards, str(path), tmp_path / "one")
+    _, second = lines(train_dpo(DpoConfig(**settings, epochs=2), shards, str(path), tmp_path / "two"))
+    pairs, _ = load_pairs(shards, AutoTokenizer.from_pretrained(path), 512)
+    models = [AutoModelForCausalLM.from_pretrained(name) for name in (moved, path)]
+    gains = [mean_logratio(chosen, *models) - mean_logratio(rejected, *models) for chosen, rejected in pairs]
+    assert second["margin"] == pytest.approx(sum(gains) / 8, abs=1e-4)
+    assert second["loss"] == pytest.approx(sum(math.log1p(math.exp(-gain)) for gain in gains) / 8, abs=1e-4)
+    assert second["loss"] < math.log(2) - 1e-3
+
+
+def mean_logratio(document, policy, reference) -> float:
+    """Mean over the targets of how much likelier the policy finds them than the reference."""
+    tokens, trained = torch.from_numpy(document.tokens).long(), torch.from_numpy(document.trained)
+    with torch.no_grad():
+        ours, theirs = (
+            model(tokens[None]).logits[0, :-1].log_softmax(dim=1).gather(1, tokens[1:, None])[:, 0][trained[1:]]
+            for model in (policy, reference)
+        )
+    return float((ours - theirs).mean())
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "ipo"])

@@ -1,8 +1,10 @@
 import copy
 import json
 import logging
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -14,7 +16,7 @@ from pipelines.errors import UserError
 from pipelines.reasoning import split_reasoning
 from pipelines.samplers.transformers import TransformersSampler
 from pipelines.sampling import Completion, Request, SamplingConfig
-from pipelines.tables import SHARDS
+from pipelines.tables import PROMPTS, SHARDS
 from train.batches import collate, encode
 from train.grpo import RlConfig, train_rl
 from train.grpo_update import UpdateConfig, trained_rollouts, update_policy
@@ -104,6 +106,22 @@ def test_a_policy_learns_to_emit_the_rewarded_token(digits_model: str, shards: P
     assert done.text == "7"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"surrogate": "gspo", "clip_low": 3e-4, "clip_high": 4e-4, "averaging": "sequence", "importance": "sequence"},
+        {"surrogate": "cispo", "clip_low": 1.0, "averaging": "constant", "importance": "token_mask"},
+        {"advantage": "rloo", "importance": "none", "overlong": "penalty", "overlong_tokens": 1},
+    ],
+)
+def test_every_objective_teaches(digits_model: str, shards: Path, tmp_path: Path, options: dict):
+    config = SMALL.model_copy(update={**options, "steps": 12, "updates_per_step": 2, "start_temperature": 1.0})
+    train_rl(config, shards, digits_model, tmp_path / "run")
+    rates = [line["pass_rate"] for line in metrics(tmp_path / "run")]
+    assert rates[0] < 0.4
+    assert max(rates[-3:]) > 0.7
+
+
 def test_everything_sampled_is_stored_with_its_step(digits_model: str, shards: Path, tmp_path: Path):
     run = tmp_path / "run"
     train_rl(SMALL.model_copy(update={"steps": 2}), shards, digits_model, run)
@@ -117,6 +135,22 @@ def test_everything_sampled_is_stored_with_its_step(digits_model: str, shards: P
         correct = sum(row["verdict"] == "correct" for row in verdicts)
         assert line["pass_rate"] == pytest.approx(correct / len(verdicts))
         assert line["reward"] == pytest.approx(2 * line["pass_rate"] - 1)
+        rewards = parquet.read_table(run / "rewards" / f"{step:05d}.parquet", "rewards").to_pylist()
+        assert {row["rollout_id"] for row in rewards} == {row["rollout_id"] for row in rollouts}
+        assert np.mean([row["reward"] for row in rewards]) == pytest.approx(line["reward"])
+        assert all(row["advantage"] is None or row["group_refusal"] is None for row in rewards)
+        assert sum(row["advantage"] or 0.0 for row in rewards) == pytest.approx(0.0, abs=1e-4)
+
+
+def test_a_run_is_a_run_directory_for_the_next_round_of_pairs(digits_model: str, shards: Path, tmp_path: Path):
+    root = Path(shutil.copytree(shards, tmp_path / "root"))
+    asked = parquet.read_table(root / "shards/rl/00000.parquet", "shards/rl")["prompt_id"].to_pylist()
+    same = dict.fromkeys(PROMPTS.names) | {"problem": "?", "verifier": "mathematics", "source": "s", "source_id": "1"}
+    rows = [same | {"prompt_id": one} for one in [*asked, "not asked"]]
+    parquet.write_file(root / "prompts" / "a.parquet", "prompts", [pa.Table.from_pylist(rows, schema=PROMPTS)])
+    train_rl(SMALL.model_copy(update={"steps": 1}), root, digits_model, tmp_path / "run")
+    kept = parquet.read_table(tmp_path / "run/prompts/00000.parquet", "prompts")["prompt_id"].to_pylist()
+    assert sorted(kept) == sorted(asked)
 
 
 class Stop(logging.Handler):
@@ -157,7 +191,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(digits_model: str, shards: Pa
         digests = [[parquet.facts(path).digest for path in parquet.table_files(run, table)] for run in (whole, broken)]
         assert digests[0] == digests[1]
         assert len(digests[0]) == 4
-    timing = {"seconds", "sampling_s", "training_s"}
+    timing = {"seconds", "sampling_s", "training_s", "memory_gb"}
     logs = [[{key: line[key] for key in line.keys() - timing} for line in metrics(run)] for run in (whole, broken)]
     assert logs[0] == logs[1]
 
@@ -221,7 +255,7 @@ def sampled_groups(folder: str, num_correct: tuple[int, ...], temperature: float
 def plain_update(folder: str, groups: list[Group], temperature: float) -> dict[str, torch.Tensor]:
     """The weights after one on-policy step of plain SGD, every rollout by itself through an ordinary forward pass."""
     model = load_model(folder, max_length=64)
-    items = trained_rollouts(groups, "grpo")
+    items = trained_rollouts(groups, UpdateConfig(), 64)
     num_tokens = sum(len(item.sampler_logprobs) for item in items)
     loss = torch.zeros(())
     for item in items:
@@ -241,7 +275,9 @@ def test_one_on_policy_update_is_reinforce_however_it_is_cut(tmp_path: Path, mic
     expected = plain_update(folder, groups, temperature=0.7)
     policy = load_model(folder, max_length=64)
     config = UpdateConfig(learning_rate=0.1, micro_tokens=micro_tokens, precision="fp32")
-    log = update_policy(policy, None, torch.optim.SGD(policy.parameters()), groups, config, temperature=0.7)
+    log, _ = update_policy(
+        policy, None, torch.optim.SGD(policy.parameters()), groups, config, temperature=0.7, max_tokens=8
+    )
     for name, weight in policy.named_parameters():
         torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=1e-4)
     assert log["mismatch_max"] < 1e-4
@@ -255,7 +291,7 @@ def test_the_temperature_of_the_sampler_is_the_trainers(tmp_path: Path):
     before = copy.deepcopy(policy.state_dict())
     config = UpdateConfig(precision="fp32", max_mismatch=0.01)
     with pytest.raises(UserError, match="not the policy"):
-        update_policy(policy, None, torch.optim.SGD(policy.parameters()), groups, config, temperature=1.0)
+        update_policy(policy, None, torch.optim.SGD(policy.parameters()), groups, config, temperature=1.0, max_tokens=8)
     assert all(torch.equal(before[name], weight) for name, weight in policy.state_dict().items())
 
 
@@ -266,7 +302,7 @@ def test_several_updates_measure_the_old_policy_once_and_clip(tmp_path: Path):
     reference = load_model(folder, max_length=64)
     config = UpdateConfig(learning_rate=1e-2, updates_per_step=3, precision="fp32", kl_weight=0.1)
     optimizer = make_optimizer(policy, 1e-2)
-    log = update_policy(policy, reference, optimizer, groups, config, temperature=1.0)
+    log, _ = update_policy(policy, reference, optimizer, groups, config, temperature=1.0, max_tokens=8)
     assert log["mismatch_max"] < 1e-4, "measured before the first update, not after"
     assert log["clip_rate"] > 0, "the second and third update are off-policy"
     assert log["kl"] > 0
@@ -276,9 +312,23 @@ def test_two_groups_of_other_sizes_keep_their_own_advantages(tmp_path: Path):
     folder = str(tiny_model(tmp_path / "tiny", hidden_size=32))
     groups = sampled_groups(folder, (2, 1), temperature=1.0)
     groups[0].trained = groups[0].samples[1:3]
-    advantages = [item.advantage for item in trained_rollouts(groups, "dr_grpo")]
+    advantages = [item.advantage for item in trained_rollouts(groups, UpdateConfig(advantage="dr_grpo"), 64)]
     # One right and one wrong: 1, -1. One right of four: 1.5 and three times -0.5.
     assert advantages == pytest.approx([1, -1, 1.5, -0.5, -0.5, -0.5])
+
+
+def test_rollouts_that_were_cut_off_can_be_left_out_or_made_to_cost(tmp_path: Path):
+    folder = str(tiny_model(tmp_path / "tiny", hidden_size=32))
+    groups = sampled_groups(folder, (2,), temperature=1.0)
+    assert {sample.completion.finish_reason for sample in groups[0].samples} == {"length"}
+    policy = load_model(folder, max_length=64)
+    optimizer = torch.optim.SGD(policy.parameters())
+    config = UpdateConfig(overlong="mask", precision="fp32")
+    with pytest.raises(UserError, match="every rollout of the step was cut off"):
+        update_policy(policy, None, optimizer, groups, config, temperature=1.0, max_tokens=3)
+    # All are as long: the penalty is the same for each, so that advantages stay.
+    penalised = trained_rollouts(groups, UpdateConfig(overlong="penalty"), 3)
+    assert [item.advantage for item in penalised] == pytest.approx([1, 1, -1, -1])
 
 
 @pytest.mark.slow

@@ -1,26 +1,48 @@
+import itertools
 import math
 
 import pytest
 import torch
 
-from train.grpo_loss import grpo_loss, kl_k3
+from train.grpo_loss import grpo_loss, importance_weights, kl_k3, sequence_means, token_weights
+
+LENGTHS = (1, 7, 20, 22)
+SEQUENCE_N = torch.repeat_interleave(torch.arange(4), torch.tensor(LENGTHS))
+ONE = torch.zeros(1, dtype=torch.int64)
 
 
-def plain_loss(logprobs, old, advantages, sampler, reference, *, num_tokens, low, high, cap, kl_weight):
+def plain_loss(logprobs, old, advantages, sampler, reference, weights, *, surrogate, low, high, importance, cap, kl):
     """The same loss, one token at a time in Python."""
+    spans = [(sum(LENGTHS[:i]), sum(LENGTHS[: i + 1])) for i in range(len(LENGTHS))]
     total = 0.0
-    for t in range(len(logprobs)):
-        ratio = torch.exp(logprobs[t] - old[t])
-        at = ratio.item()
-        bounded = ratio if 1 - low <= at <= 1 + high else torch.tensor(1 - low if at < 1 else 1 + high)
-        objective = min(ratio * advantages[t], bounded * advantages[t], key=torch.Tensor.item)
-        weight = 1.0 if sampler is None else min(math.exp(float(old[t] - sampler[t])), cap)
-        objective = objective * weight
-        if reference is not None:
-            log_ratio = reference[t] - logprobs[t]
-            objective = objective - kl_weight * (torch.exp(log_ratio) - log_ratio - 1)
-        total = total - objective / num_tokens
+    for start, stop in spans:
+        mean_log_ratio = sum(logprobs[t] - old[t] for t in range(start, stop)) / (stop - start)
+        drift = sum(float(old[t] - sampler[t]) for t in range(start, stop)) if sampler is not None else 0.0
+        for t in range(start, stop):
+            ratio = torch.exp(mean_log_ratio if surrogate == "gspo" else logprobs[t] - old[t])
+            bounded = min(max(ratio.item(), 1 - low), 1 + high)
+            if surrogate == "cispo":
+                objective = bounded * advantages[t] * logprobs[t]
+            elif bounded * advantages[t] < (ratio * advantages[t]).item():
+                objective = bounded * advantages[t]
+            else:
+                objective = ratio * advantages[t]
+            weight = 1.0
+            if sampler is not None and importance != "none":
+                weight = math.exp(drift if importance.startswith("sequence") else float(old[t] - sampler[t]))
+                if importance.endswith("mask"):
+                    weight = weight if 1 / cap <= weight <= cap else 0.0
+                weight = min(weight, cap)
+            objective = objective * weight
+            if reference is not None:
+                log_ratio = reference[t] - logprobs[t]
+                objective = objective - kl * (torch.exp(log_ratio) - log_ratio - 1)
+            total = total - objective * weights[t]
     return total
+
+
+def uniform(num_tokens: int, of: int) -> torch.Tensor:
+    return torch.full((num_tokens,), 1.0 / of)
 
 
 def test_by_hand():
@@ -28,7 +50,7 @@ def test_by_hand():
     # min(3, 2.56) + min(1, 1.6) + min(-1.1, -1.1) + min(-0.5, -0.8) = 2.56 + 1 - 1.1 - 0.8 = 1.66.
     old = torch.zeros(4)
     logprobs = torch.tensor([1.5, 0.5, 1.1, 0.5]).log().requires_grad_()
-    result = grpo_loss(logprobs, old, torch.tensor([2.0, 2.0, -1.0, -1.0]), num_tokens=10)
+    result = grpo_loss(logprobs, old, torch.tensor([2.0, 2.0, -1.0, -1.0]), uniform(4, 10), torch.arange(4))
     torch.testing.assert_close(result.loss, torch.tensor(-0.166))
     assert int(result.clipped) == 2
     # d/dlogp of ratio * A / 10 where the clip does not hold, else 0: 0, 0.5 * 2, 1.1 * -1, 0.
@@ -36,71 +58,138 @@ def test_by_hand():
     torch.testing.assert_close(logprobs.grad, torch.tensor([0.0, -0.1, 0.11, 0.0]))
 
 
-@pytest.mark.parametrize("with_sampler", [False, True])
-@pytest.mark.parametrize("kl_weight", [0.0, 0.1])
-def test_values_and_gradients_equal_the_plain_reference(with_sampler, kl_weight):
+def test_cispo_by_hand():
+    # The same tokens: clipped ratios 1.28, 0.8, 1.1, 0.8 weigh A logprob, and no gradient is lost.
+    logprobs = torch.tensor([1.5, 0.5, 1.1, 0.5]).log().requires_grad_()
+    advantages = torch.tensor([2.0, 2.0, -1.0, -1.0])
+    result = grpo_loss(logprobs, torch.zeros(4), advantages, uniform(4, 10), torch.arange(4), surrogate="cispo")
+    result.loss.backward()
+    torch.testing.assert_close(logprobs.grad, -torch.tensor([2.56, 1.6, -1.1, -0.8]) / 10)
+    assert int(result.clipped) == 3
+
+
+def test_gspo_by_hand():
+    # One sequence with log ratios 0.3 and 0.1: its ratio is e^0.2 = 1.22, beyond 1.1; the other's is 1.
+    logprobs = torch.tensor([0.3, 0.1, 0.0], requires_grad=True)
+    args = (torch.zeros(3), torch.ones(3), torch.tensor([0.25, 0.25, 0.5]), torch.tensor([0, 0, 1]))
+    result = grpo_loss(logprobs, *args, surrogate="gspo", clip_high=0.1)
+    result.loss.backward()
+    torch.testing.assert_close(result.loss.detach(), torch.tensor(-(0.5 * 1.1 + 0.5)))
+    torch.testing.assert_close(logprobs.grad, torch.tensor([0.0, 0.0, -0.5]))
+    assert int(result.clipped) == 2
+
+
+OPTIONS = list(
+    itertools.product(
+        ("grpo", "gspo", "cispo"), (None, "token", "token_mask", "sequence", "sequence_mask", "none"), (0.0, 0.1)
+    )
+)
+
+
+@pytest.mark.parametrize(("surrogate", "importance", "kl"), OPTIONS)
+def test_values_and_gradients_equal_the_plain_reference(surrogate: str, importance: str | None, kl: float):
     torch.manual_seed(0)
     old = -torch.rand(50, dtype=torch.float64)
-    advantages = torch.randn(50, dtype=torch.float64)
-    sampler = old + 0.5 * torch.randn(50, dtype=torch.float64) if with_sampler else None
-    reference = old + 0.3 * torch.randn(50, dtype=torch.float64) if kl_weight else None
+    advantages = torch.randn(4, dtype=torch.float64)[SEQUENCE_N]
+    weights = token_weights(torch.tensor(LENGTHS), "sequence", 50, 4, 99).double()[SEQUENCE_N]
+    sampler = old + 0.3 * torch.randn(50, dtype=torch.float64) if importance else None
+    reference = old + 0.3 * torch.randn(50, dtype=torch.float64) if kl else None
     logprobs = (old + 0.4 * torch.randn(50, dtype=torch.float64)).requires_grad_()
     twin = logprobs.detach().clone().requires_grad_()
-
+    kind = importance or "token"
     result = grpo_loss(
         logprobs,
         old,
         advantages,
-        64,
+        weights,
+        SEQUENCE_N,
+        surrogate=surrogate,
         sampler_logprobs_N=sampler,
+        importance=kind,
         importance_cap=1.3,
         reference_logprobs_N=reference,
-        kl_weight=kl_weight,
+        kl_weight=kl,
     )
-    expected = plain_loss(
-        twin, old, advantages, sampler, reference, num_tokens=64, low=0.2, high=0.28, cap=1.3, kl_weight=kl_weight
-    )
+    bounds = {"low": 0.2, "high": 0.28, "cap": 1.3}
+    rest = {"surrogate": surrogate, "importance": kind, "kl": kl}
+    expected = plain_loss(twin, old, advantages, sampler, reference, weights, **bounds, **rest)
     torch.testing.assert_close(result.loss, expected)
     result.loss.backward()
     expected.backward()
     torch.testing.assert_close(logprobs.grad, twin.grad)
 
 
-def test_on_policy_the_gradient_is_that_of_reinforce():
+@pytest.mark.parametrize("surrogate", ["grpo", "gspo", "cispo"])
+def test_on_policy_the_gradient_is_that_of_reinforce(surrogate: str):
     logprobs = torch.tensor([-1.0, -2.0, -0.5], requires_grad=True)
-    advantages = torch.tensor([1.0, -1.0, 0.5])
-    grpo_loss(logprobs, logprobs.detach(), advantages, num_tokens=3).loss.backward()
+    advantages = torch.tensor([1.0, 1.0, 0.5])
+    sequences = torch.tensor([0, 0, 1])
+    grpo_loss(logprobs, logprobs.detach(), advantages, uniform(3, 3), sequences, surrogate=surrogate).loss.backward()
     torch.testing.assert_close(logprobs.grad, -advantages / 3)
 
 
 def test_zero_advantages_give_zero_loss_and_gradient():
     logprobs = torch.tensor([-1.0, -2.0], requires_grad=True)
-    result = grpo_loss(logprobs, torch.tensor([-1.5, -1.0]), torch.zeros(2), num_tokens=2)
+    result = grpo_loss(logprobs, torch.tensor([-1.5, -1.0]), torch.zeros(2), uniform(2, 2), torch.arange(2))
     result.loss.backward()
     assert result.loss.item() == 0.0
     assert torch.equal(logprobs.grad, torch.zeros(2))
 
 
-def test_micro_batches_add_up_to_the_whole():
+@pytest.mark.parametrize("surrogate", ["grpo", "gspo", "cispo"])
+def test_micro_batches_add_up_to_the_whole(surrogate: str):
     torch.manual_seed(0)
-    old, advantages = -torch.rand(12), torch.randn(12)
-    logprobs = old + 0.2 * torch.randn(12)
-    whole = grpo_loss(logprobs, old, advantages, num_tokens=12).loss
+    old, advantages = -torch.rand(50), torch.randn(50)
+    logprobs, weights = old + 0.2 * torch.randn(50), uniform(50, 50)
+    whole = grpo_loss(logprobs, old, advantages, weights, SEQUENCE_N, surrogate=surrogate).loss
     # Unequal parts: a mean of means would differ.
-    parts = sum(grpo_loss(logprobs[s], old[s], advantages[s], num_tokens=12).loss for s in (slice(0, 3), slice(3, 12)))
-    torch.testing.assert_close(parts, whole)
+    parts = [slice(0, 8), slice(8, 50)]
+    losses = [
+        grpo_loss(
+            logprobs[s], old[s], advantages[s], weights[s], SEQUENCE_N[s] - SEQUENCE_N[s][0], surrogate=surrogate
+        ).loss
+        for s in parts
+    ]
+    torch.testing.assert_close(sum(losses), whole)
 
 
 def test_the_importance_weight_is_capped_and_carries_no_gradient():
     # exp(old - sampler) = e^2 = 7.4, capped at 2; the gradient is twice that of the plain loss.
     logprobs = torch.tensor([-1.0], requires_grad=True)
-    result = grpo_loss(
-        logprobs, torch.tensor([-1.0]), torch.ones(1), 1, sampler_logprobs_N=torch.tensor([-3.0]), importance_cap=2.0
-    )
+    sampler = torch.tensor([-3.0])
+    result = grpo_loss(logprobs, torch.tensor([-1.0]), torch.ones(1), uniform(1, 1), ONE, sampler_logprobs_N=sampler)
     result.loss.backward()
     assert int(result.capped) == 1
     torch.testing.assert_close(result.loss.detach(), torch.tensor(-2.0))
     torch.testing.assert_close(logprobs.grad, torch.tensor([-2.0]))
+
+
+def test_importance_weights_by_hand():
+    # Ratios 2 and 1/2 in one sequence (their product is 1), 4 in another.
+    log_ratio = torch.tensor([2.0, 0.5, 4.0]).log()
+    sequences = torch.tensor([0, 0, 1])
+
+    def weights(kind: str, cap: float) -> list[float]:
+        found = importance_weights(log_ratio, torch.zeros(3), sequences, kind, cap)
+        return [round(weight, 5) for weight in found.tolist()]
+
+    assert weights("token", 3) == [2, 0.5, 3]
+    assert weights("token_mask", 3) == [2, 0.5, 0]
+    assert weights("token_mask", 1.5) == [0, 0, 0]
+    assert weights("sequence", 3) == [1, 1, 3]
+    assert weights("sequence_mask", 3) == [1, 1, 0]
+
+
+def test_what_a_token_weighs():
+    lengths = torch.tensor([1, 3])
+    assert token_weights(lengths, "token", 4, 2, 10).tolist() == [0.25, 0.25]
+    assert token_weights(lengths, "sequence", 4, 2, 10).tolist() == pytest.approx([1 / 2, 1 / 6])
+    assert token_weights(lengths, "constant", 4, 2, 10).tolist() == pytest.approx([1 / 20, 1 / 20])
+
+
+def test_means_over_sequences():
+    means = sequence_means(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1]))
+    assert means.tolist() == [2, 2, 5]
 
 
 def test_k3_by_hand():

@@ -8,20 +8,25 @@ import torch
 from tiny_models import tiny_model
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipelines.errors import UserError
+from train import attention
 from train.batches import Document, collate
-from train.model import batch_logprobs, load_model, token_logprobs
+from train.model import Recompute, batch_logprobs, load_model, token_logprobs
+from train.optim import autocast
 
 LENGTHS = (5, 130, 2, 37, 100, 50, 99)
 ARCHITECTURES = ["llama", "qwen3", "phi3", "phi3-longrope"]
 
 
-def open_model(tmp_path: Path, architecture: str, max_length: int = 256, **shape: int) -> PreTrainedModel:
+def open_model(
+    tmp_path: Path, architecture: str, max_length: int = 256, recompute: Recompute = "auto", **shape: int
+) -> PreTrainedModel:
     kind, _, longrope = architecture.partition("-")
     path = tiny_model(tmp_path / architecture, kind, longrope_from=64 if longrope else None, **shape)
-    return load_model(str(path), max_length=max_length)
+    return load_model(str(path), max_length=max_length, recompute=recompute)
 
 
 def random_documents(lengths: tuple[int, ...], vocabulary: int) -> list[Document]:
@@ -61,6 +66,15 @@ def test_entropy_equals_its_definition_and_is_log_v_for_equal_logits():
     assert_close(entropy_N, -(logprobs_NV.exp() * logprobs_NV).sum(dim=1))
     _, flat_N = token_logprobs(torch.zeros(2, 4), head_VD, labels_N[:2], entropy=True)
     assert_close(flat_N, torch.full((2,), 6.0).log())
+
+
+def test_logprobs_are_fp32_products_under_autocast():
+    # bf16 keeps 8 bits: its product of 1 and 1 + 2^-9 would be 1, and both labels equally likely.
+    hidden_ND, head_VD = torch.ones(2, 1), torch.tensor([[1.0], [1.0 + 2**-9]])
+    with torch.autocast("cpu", torch.bfloat16):
+        logprobs_N, _ = token_logprobs(hidden_ND, head_VD, torch.tensor([0, 1]))
+    assert logprobs_N.dtype == torch.float32
+    assert_close(logprobs_N[1] - logprobs_N[0], torch.tensor(2**-9), atol=1e-6, rtol=0)
 
 
 def test_head_gradient_is_summed_in_fp32_under_autocast():
@@ -145,6 +159,60 @@ def test_longrope_factors_follow_max_length_and_not_the_neighbours(tmp_path: Pat
     assert_close(beside_M[:99], alone_M, atol=1e-5, rtol=0)
     assert_close(unpinned_M, short_M, atol=1e-5, rtol=0)
     assert (alone_M - short_M).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "phi3-longrope"])
+def test_what_is_computed_again_changes_neither_loss_nor_gradient(tmp_path: Path, architecture: str, precision: str):
+    results = []
+    for recompute in ("off", "selective", "full"):
+        model = open_model(tmp_path, architecture, recompute=recompute)
+        batch = collate(random_documents(LENGTHS, model.config.vocab_size))
+        with autocast(precision):
+            logprobs_M, _ = batch_logprobs(model, batch)
+        logprobs_M.sum().backward()
+        results.append({"logprobs": logprobs_M} | {name: p.grad for name, p in model.named_parameters()})
+    for name, tensor in results[0].items():
+        assert torch.equal(tensor, results[1][name]), name
+        assert torch.equal(tensor, results[2][name]), name
+
+
+def test_selective_runs_attention_once_and_full_twice(tmp_path: Path):
+    class Attended(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+            self.count += operation in attention.KERNELS
+            return operation(*arguments, **(options or {}))
+
+    counts = {}
+    for recompute in ("off", "selective", "full"):
+        model = open_model(tmp_path, "llama", recompute=recompute, num_kv_heads=2)
+        batch = collate(random_documents((40, 40), model.config.vocab_size))
+        with Attended() as attended:
+            batch_logprobs(model, batch)[0].sum().backward()
+        counts[recompute] = attended.count
+    assert counts == {"off": 2, "selective": 2, "full": 4}  # of two layers
+
+
+def test_what_is_computed_again_is_not_kept(tmp_path: Path):
+    # One layer keeps its input for each of 300 tokens; without recomputation it keeps some forty times as much.
+    kept = {}
+    for recompute in ("off", "selective", "full"):
+        model = open_model(tmp_path, "llama", 512, recompute=recompute, num_layers=8, num_kv_heads=2)
+        batch = collate(random_documents((300,), model.config.vocab_size))
+        stored: dict[int, int] = {}
+
+        def keep(tensor: Tensor, stored: dict[int, int] = stored) -> Tensor:
+            stored[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = batch_logprobs(model, batch)[0].sum()
+        kept[recompute] = sum(stored.values())
+        del loss
+    assert kept["full"] < 0.3 * kept["off"]
+    assert kept["selective"] < 0.3 * kept["off"]
 
 
 def test_gradients_do_not_cross_documents(tmp_path: Path):

@@ -1,13 +1,24 @@
-"""TRL's trainers take the shards as they are: one step each."""
+"""TRL's trainers take the shards as they are, and come to our losses and gradients."""
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset, load_dataset
 from tiny_models import tiny_model
+from torch import nn
+from torch.testing import assert_close
 from toy_shards import toy_shards
+from transformers import AutoModelForCausalLM
+
+from train.batches import collate, load_conversations, load_pairs
+from train.dpo import DpoConfig, pair_logprobs, preference, train_dpo
+from train.losses import sft_loss
+from train.model import batch_logprobs, load_model, load_tokenizer
+from train.sft import SftConfig, train_sft
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its supported range of vLLM ends below the one we sample with
@@ -67,3 +78,123 @@ def test_trl_grpo_takes_a_step(tmp_path: Path):
     GRPOTrainer(model=model, args=arguments, reward_funcs=reward, train_dataset=shard(shards, "rl")).train()
     assert set(seen) <= {str(2 * k + 1) for k in range(8)}
     assert len(seen) == 2
+
+
+# --- the same numbers -----------------------------------------------------------------------------
+
+
+def completions(shards: Path) -> Dataset:
+    """The SFT shard with prompt and completion apart, so that TRL trains the assistant's tokens alone, as we do."""
+    rows = [row["messages"] for row in shard(shards, "sft")]
+    return Dataset.from_list([{"prompt": row[:1], "completion": row[1:]} for row in rows])
+
+
+def one_gradient(trainer: Any) -> tuple[float, nn.Module]:
+    """TRL's loss of its first batch, and its model with the gradient of that."""
+    loss = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
+    loss.backward()
+    return loss.item(), trainer.model
+
+
+def assert_same_gradients(ours: nn.Module, theirs: nn.Module) -> None:
+    got, expected = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    assert got.keys() == expected.keys()
+    for name, parameter in expected.items():
+        norm = float(parameter.grad.norm())
+        assert norm > 0, name
+        assert_close(got[name].grad, parameter.grad, rtol=0, atol=1e-5 * norm, msg=lambda text, n=name: f"{n}: {text}")
+
+
+WHOLE = {"per_device_train_batch_size": 8, "logging_steps": 1, "max_length": 512, "gradient_checkpointing": False}
+"""All rows in a batch: the order in which either side takes them does not matter."""
+
+
+@pytest.mark.parametrize("architecture", ["phi3", "llama", "qwen3"])
+@pytest.mark.parametrize("packing", [False, True])
+def test_sft_has_trls_loss_and_gradient(tmp_path: Path, architecture: str, packing: bool):
+    shards, model = toy_shards(tmp_path / "out"), str(tiny_model(tmp_path / "m", architecture))
+    arguments = SFTConfig(**{**settings(tmp_path), **WHOLE}, packing=packing)
+    expected, theirs = one_gradient(SFTTrainer(model=model, args=arguments, train_dataset=completions(shards)))
+    ours = load_model(model, max_length=512)
+    documents, _ = load_conversations(shards, "sft", load_tokenizer(model), 512)
+    batch = collate(documents)
+    loss = sft_loss(batch_logprobs(ours, batch)[0], len(batch.labels_M))
+    loss.backward()
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    assert_same_gradients(ours, theirs)
+
+
+TRL_LOSSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "sigmoid": ({"loss_types": ["sigmoid"], "loss_weights": [1.0]}, {}),
+    # TRL's sigmoid has no smoothing of its own; on a single pair, its `aot` is the smoothed sigmoid.
+    "smoothed": ({"loss_types": ["aot"], "loss_weights": [1.0], "label_smoothing": 0.1}, {"label_smoothing": 0.1}),
+    "nll": ({"loss_types": ["sigmoid", "sft"], "loss_weights": [1.0, 0.3]}, {"nll_weight": 0.3}),
+    "sigmoid_norm": ({"loss_types": ["sigmoid_norm"], "loss_weights": [1.0]}, {"length_normalised": True}),
+    # TRL's IPO compares means over a completion's tokens.
+    "ipo": ({"loss_types": ["ipo"], "loss_weights": [1.0]}, {"loss": "ipo", "length_normalised": True}),
+}
+"""Kind -> attributes of TRL's trainer, our settings."""
+
+
+@pytest.mark.parametrize("architecture", ["phi3", "llama", "qwen3"])
+def test_dpo_has_trls_losses_and_gradients(tmp_path: Path, architecture: str):
+    model, anchor = tiny_model(tmp_path / "m", architecture), tiny_model(tmp_path / "r", architecture, seed=1)
+    ours, reference = (load_model(str(path), max_length=512) for path in (model, anchor))
+    for rows, kinds in ((1, ["smoothed"]), (8, ["sigmoid", "nll", "sigmoid_norm", "ipo"])):
+        shards = toy_shards(tmp_path / f"out{rows}", rows)
+        trainer = DPOTrainer(
+            model=str(model),
+            ref_model=AutoModelForCausalLM.from_pretrained(anchor),
+            args=DPOConfig(**{**settings(tmp_path), **WHOLE}, beta=0.1),
+            train_dataset=shard(shards, "dpo"),
+        )
+        pairs, _ = load_pairs(shards, load_tokenizer(str(model)), 512)
+        batch = collate([side for pair in pairs for side in pair])
+        with torch.no_grad():
+            reference_P2 = pair_logprobs(batch_logprobs(reference, batch)[0], batch)
+        for kind in kinds:
+            attributes, options = TRL_LOSSES[kind]
+            for name, value in attributes.items():
+                assert hasattr(trainer, name)
+                setattr(trainer, name, value)
+            trainer.model.zero_grad()
+            ours.zero_grad()
+            expected, theirs = one_gradient(trainer)
+            objective = preference([list(pair) for pair in pairs], reference_P2, DpoConfig(beta=0.1, **options))
+            cost, _ = objective(batch_logprobs(ours, batch)[0], batch, range(rows), range(rows))
+            cost.backward()
+            assert cost.item() == pytest.approx(expected, rel=1e-5), kind
+            assert_same_gradients(ours, theirs)
+
+
+def trl_trajectory(trainer: Any) -> list[tuple[float, float]]:
+    trainer.train()
+    return [(line["loss"], line["grad_norm"]) for line in trainer.state.log_history if "grad_norm" in line]
+
+
+def our_trajectory(folder: Path) -> list[tuple[float, float]]:
+    lines = map(json.loads, (folder.parent / "metrics.jsonl").read_text().splitlines())
+    return [(line["loss"], line["grad_norm"]) for line in lines]
+
+
+def test_five_steps_are_trls_five_steps(tmp_path: Path):
+    """Loss and gradient norm of each step through both public trainers: the optimizer is the same as well."""
+    shards, model = toy_shards(tmp_path / "out"), str(tiny_model(tmp_path / "m"))
+    schedule = {"max_steps": 5, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "adam_beta2": 0.95}
+    theirs = {**settings(tmp_path), **WHOLE, **schedule}
+    ours = {"max_length": 512, "batch_size": 8, "learning_rate": 1e-3, "schedule": "constant", "warmup_rate": 0.0}
+    ours |= {"precision": "fp32", "epochs": 5}
+    sft = trl_trajectory(SFTTrainer(model=model, args=SFTConfig(**theirs), train_dataset=completions(shards)))
+    dpo = trl_trajectory(
+        DPOTrainer(model=model, args=DPOConfig(**theirs, beta=0.1), train_dataset=shard(shards, "dpo"))
+    )
+    for expected, folder in (
+        (sft, train_sft(SftConfig(**ours), shards, model, tmp_path / "sft")),
+        (dpo, train_dpo(DpoConfig(**ours), shards, model, tmp_path / "dpo")),
+    ):
+        got = our_trajectory(folder)
+        assert len(got) == len(expected) == 5
+        assert [value for step in got for value in step] == pytest.approx(
+            [value for step in expected for value in step], rel=1e-3
+        )
+        assert abs(got[0][0] - got[-1][0]) > 0.01  # it moved

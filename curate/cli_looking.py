@@ -7,12 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands import table_text
+from pipelines.commands import folder_or_version, table_text
 from pipelines.errors import UserError
 
 commands = typer.Typer()
 
 Root = Annotated[Path, typer.Argument(metavar="OUT", help="Run directory.", show_default=True)]
+Readable = Annotated[
+    Path,
+    typer.Argument(metavar="OUT", help="Run directory, or NAME@VERSION.", show_default=True, parser=folder_or_version),
+]
 As = Annotated[str, typer.Option("--as", help="text, json, or what the command names.")]
 
 
@@ -29,10 +33,11 @@ def status(root: Root = Path("out"), form: As = "text") -> None:
 
     found = read_status(root)
     if form == "json":
-        print_json({name: getattr(found, name) for name in ("stages", "refusals", "choices", "conservation")})
+        names = ("stages", "refusals", "choices", "overrides", "conservation")
+        print_json({name: getattr(found, name) for name in names})
         return
     print(table_text(found.stages))
-    for title in ("refusals", "conservation"):
+    for title in ("refusals", "overrides", "conservation"):
         if rows := getattr(found, title):
             print(f"\n{title}\n{table_text(rows)}")
     print(f"\nnext: {found.next_command}" if found.next_command else "\neverything is done")
@@ -40,7 +45,7 @@ def status(root: Root = Path("out"), form: As = "text") -> None:
 
 @commands.command()
 def stats(
-    root: Root = Path("out"),
+    root: Readable = Path("out"),
     plots: Annotated[Path | None, typer.Option(help="Folder for PNG pictures.")] = None,
     form: As = "text",
 ) -> None:
@@ -64,7 +69,7 @@ def stats(
 
 @commands.command()
 def sql(
-    root: Annotated[Path, typer.Argument(metavar="OUT", help="Run directory.")],
+    root: Readable,
     select: Annotated[str, typer.Argument(help="The statement.")],
     form: Annotated[str, typer.Option("--as", help="text, json, csv or parquet.")] = "text",
 ) -> None:
@@ -87,14 +92,17 @@ def sql(
 def view(
     root: Root = Path("out"),
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    prompts: Annotated[
+        Path | None, typer.Option(help="What holds the problems, for a run of RL.", parser=folder_or_version)
+    ] = None,
 ) -> None:
-    """Open a local page to read problems, traces and verdicts.
+    """Open a local page to search, read and mark problems, traces and verdicts.
 
     Example: curate view out/
     """
     from curate.view.server import serve
 
-    serve(root, port, lambda address: print(f"reading {root} at {address} (Ctrl-C ends)", flush=True))
+    serve(root, port, lambda address: print(f"reading {root} at {address} (Ctrl-C ends)", flush=True), home=prompts)
 
 
 @commands.command()
@@ -141,6 +149,12 @@ def publish(
     root: Root = Path("out"),
     to: Annotated[str, typer.Option("--to", help="Destination; its last part is the data set's name.")] = "",
     version: Annotated[str, typer.Option(help="Semantic version, e.g. 1.2.0.")] = "",
+    since: Annotated[
+        Path | None, typer.Option(help="Version to compare with on the card.", parser=folder_or_version)
+    ] = None,
+    accept_licence: Annotated[
+        list[str] | None, typer.Option(help="Share what is under this licence though it forbids it.")
+    ] = None,
     cards: Annotated[Path | None, typer.Option(help="Folder that also gets the card, e.g. data_cards.")] = None,
 ) -> None:
     """Freeze a run directory as a numbered version: a folder, an fsspec URL, or hf:ORG/NAME.
@@ -154,9 +168,13 @@ def publish(
     if not (to and version):
         raise typer.BadParameter("--to DEST and --version X.Y.Z are both needed")
     with locked(root), progress("publish", unit="bytes") as advance:
-        done = publish_version(root, to, version, cards=cards, on_bytes=advance)
+        done = publish_version(
+            root, to, version, since=since, accepted=accept_licence or (), cards=cards, on_bytes=advance
+        )
     print(f"publish: {done.location} {'is published' if done.new else 'was published before, nothing to do'}")
     print(f"content {done.version.content}")
+    for row in done.personal:
+        _log(f"warning: {row['rows']:,} {row['found_in']} hold what looks like an {row['kind']}: `curate scan {root}`")
 
 
 @commands.command()
@@ -183,18 +201,74 @@ def fetch(
 
 @commands.command()
 def diff(
-    a: Annotated[Path, typer.Argument(help="The earlier one.")],
-    b: Annotated[Path, typer.Argument(help="The later one.")],
+    a: Annotated[Path, typer.Argument(help="The earlier run directory or version.", parser=folder_or_version)],
+    b: Annotated[Path, typer.Argument(help="The later one.", parser=folder_or_version)],
     form: Annotated[str, typer.Option("--as", help="text, json or markdown.")] = "text",
+    picture: Annotated[Path | None, typer.Option(help="PNG file to draw as well.")] = None,
 ) -> None:
     """What changed from one run directory or version to another, with reasons.
 
-    Example: curate diff data-1.0.0 data-1.1.0 --as markdown
+    Example: curate diff published/sums@1.0.0 published/sums@1.1.0 --as markdown
     """
     from curate.diff import diff as find_diff
-    from curate.diff import render
+    from curate.diff import draw_diff, render
 
-    print(render(find_diff(a, b), form))  # type: ignore[arg-type]  # an unknown form is refused there
+    found = find_diff(a, b)
+    print(render(found, form))  # type: ignore[arg-type]  # an unknown form is refused there
+    if picture is not None:
+        _log(f"wrote {draw_diff(found, picture)}")
+
+
+@commands.command("check-version")
+def check_version(
+    folder: Annotated[Path, typer.Argument(help="Folder of a version, or NAME@VERSION.", parser=folder_or_version)],
+) -> None:
+    """Check every file of a version, and its rows, against their digests.
+
+    Example: curate check-version data/
+    """
+    from pipelines import versions
+
+    version = versions.checked_folder(folder)
+    print(f"check-version: {version.name}@{version.version}, every one of {len(version.files)} files is as published")
+    print(f"content {version.content}")
+
+
+@commands.command()
+def scan(root: Readable = Path("out"), form: As = "text") -> None:
+    """List what looks like personal data or a secret in problems and traces, masked, with the rows' ids.
+
+    Example: curate scan out/
+    """
+    from curate.personal import findings
+
+    rows = findings(root)
+    if form == "json":
+        print_json(rows)
+    else:
+        print(table_text(rows) or "scan: nothing found")
+
+
+@commands.command()
+def lineage(
+    of: Annotated[str, typer.Argument(metavar="CHECKPOINT|ROW", help="Folder of a checkpoint, or id of a row.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="Run directory or NAME@VERSION it is from.", parser=folder_or_version)
+    ] = Path("out"),
+    form: As = "text",
+) -> None:
+    """Walk back from a trained model or a row to the rollouts, verdicts, settings and sources it comes from.
+
+    Example: curate lineage runs/first/sft/final --data out/
+    """
+    from curate.lineage import lineage as trace_back
+    from curate.lineage import lines
+
+    found = trace_back(of, data)
+    if form == "json":
+        print_json(found)
+    else:
+        print("\n".join(lines(found)))
 
 
 @commands.command()

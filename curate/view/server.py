@@ -1,55 +1,51 @@
 """The page's server: on the loopback interface only, and only for who holds the token in its address.
 
-What models wrote is shown, never run: the page has no script, its policy forbids any, and every
-value passes through an escaping template. Other sites in the same browser cannot reach it: their
-requests carry another `Host`, `Origin` or `Sec-Fetch-Site`, and none has the token.
+What models wrote is shown, never run: every value passes through an escaping template, the policy allows
+no script but the two files that ship with the package, and these make text nodes, never markup.
+Other sites in the same browser cannot reach it: their requests carry another `Host`, `Origin` or
+`Sec-Fetch-Site`, and none has the token.
 """
 
 import secrets
 import socket
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-import duckdb
 import uvicorn
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from curate import sql
-from curate.view import queries
+from curate.view import index
+from curate.view.pages import application
 from pipelines.errors import UserError
-
-_HERE = Path(__file__).parent
 
 _HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # Not `no-referrer`: a form would then be sent with the origin `null`.
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
 
 
-def serve(root: Path, port: int, on_ready: Callable[[str], object]) -> None:
-    """Serve `root` until interrupted. `on_ready` hears the address once; port 0 takes a free one."""
-    with sql.tables(root) as connection:
-        server, listener, address = open_server(connection, str(root), port)
+def serve(root: Path, port: int, on_ready: Callable[[str], object], *, home: Path | None = None) -> None:
+    """Serve `root` until interrupted; its problems are in `home` where it has none. Port 0 takes a free one.
+
+    `on_ready` hears the address once.
+    """
+    with index.opened(root, home) as opened:
+        server, listener, address = open_server(opened, str(root), port)
         with listener:
             on_ready(address)
             server.run(sockets=[listener])
 
 
-def open_server(
-    connection: duckdb.DuckDBPyConnection, title: str, port: int
-) -> tuple[uvicorn.Server, socket.socket, str]:
+def open_server(opened: index.Index, title: str, port: int) -> tuple[uvicorn.Server, socket.socket, str]:
     """A server, the socket it listens on, and the address with its token."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -61,44 +57,9 @@ def open_server(
         raise UserError(f"cannot listen on port {port}: {error.strerror}", hint="choose another --port") from None
     port = listener.getsockname()[1]
     token = secrets.token_urlsafe(24)
-    app = _guarded(application(connection, title, f"/{token}/"), token, port)
+    app = _guarded(application(opened, title, f"/{token}/"), token, port)
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
     return uvicorn.Server(config), listener, f"http://127.0.0.1:{port}/{token}/"
-
-
-def application(connection: duckdb.DuckDBPyConnection, title: str, base: str) -> Starlette:
-    """The pages: `BASE` lists problems, `BASE/problem/ID` shows one."""
-    templates = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = partial(templates.get_template("page.html").render, title=title, base=base)
-    style = (_HERE / "style.css").read_text(encoding="utf-8")
-
-    def listing(request: Request) -> Response:
-        chosen = queries.Filter.parse(request.query_params)
-        found = queries.listing(connection, chosen)
-        last = max(1, -(-found.total // queries.PROBLEMS_A_PAGE))
-        return HTMLResponse(page(kind="list", chosen=chosen, found=found, last=last, facets=queries.facets(connection)))
-
-    def problem(request: Request) -> Response:
-        found = queries.problem(connection, request.path_params["prompt_id"])
-        if found is None:
-            return HTMLResponse(page(kind="absent"), status_code=404)
-        chosen = queries.Filter.parse(request.query_params)
-        shown = found["verdicts"].get(chosen.verdict, 0) if chosen.verdict else found["num_rollouts"]
-        last = max(1, -(-shown // queries.ROLLOUTS_A_PAGE))
-        rollouts = queries.rollouts(connection, found["prompt_id"], chosen.verdict, chosen.page)
-        return HTMLResponse(page(kind="problem", problem=found, rollouts=rollouts, chosen=chosen, last=last))
-
-    def stylesheet(request: Request) -> Response:  # noqa: ARG001
-        return Response(style, media_type="text/css")
-
-    routes = [
-        Route(base, listing),
-        Route(f"{base}problem/{{prompt_id}}", problem),
-        Route(f"{base}style.css", stylesheet),
-    ]
-    return Starlette(routes=routes)
 
 
 def _guarded(app: ASGIApp, token: str, port: int) -> ASGIApp:
@@ -108,7 +69,9 @@ def _guarded(app: ASGIApp, token: str, port: int) -> ASGIApp:
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
                 headers = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+                headers = [header for header in headers if header[0] not in given]
                 message = {**message, "headers": [*message["headers"], *headers]}
             await send(message)
 
@@ -127,11 +90,13 @@ def _refusal(scope: Scope, token: str, hosts: set[str]) -> str | None:
     if headers.get("host") not in hosts:
         return "wrong Host"
     origin = headers.get("origin")
-    if origin is not None and origin.removeprefix("http://") not in hosts:
+    if origin is None and scope["method"] not in ("GET", "HEAD"):
+        return "no Origin: only the page itself can change anything"
+    if origin is not None and origin != f"http://{headers['host']}":
         return "wrong Origin"
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         return "asked for by another site"
-    given = scope["path"].split("/")[1]
-    if not secrets.compare_digest(given.encode(), token.encode()):
+    _, _, below = scope["path"].partition("/")
+    if not secrets.compare_digest(below.partition("/")[0].encode(), token.encode()):
         return "no or wrong token: open the address that `curate view` printed"
     return None

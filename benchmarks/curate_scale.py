@@ -1,23 +1,26 @@
 """All label stages, `split` and `build-dpo-pairs` on planted data: time, memory, text read and written, what is found.
 
-    python benchmarks/curate_scale.py WORK [--rollouts 10000 100000] [--heavy 0] [--keep]
+    python benchmarks/curate_scale.py WORK [--rollouts 10000 100000] [--heavy 0] [--stages dedupe] [--keep]
 
 WORK is made; each size gets a run directory in it, removed afterwards unless --keep. Every stage runs in a process of
-its own, as the command line would run it. `peak` is the resident memory of that process and of all processes it
-starts, together, sampled 20 times a second; pages that processes share are counted in each. `read` and `written` are
-the bytes of trace text (reasoning, response, and a shard's messages) that pass through `pipelines.parquet`.
+its own, as the command line would run it. `CPU` is the processor time of that process and of those it has waited for:
+it depends less than seconds on what else the machine does, so growth is told of it. `peak` is the resident memory of
+that process and of all processes it starts, together, sampled 20 times a second; pages that processes share are counted
+in each. `read` and `written` are the bytes of trace text (reasoning, response, and a shard's messages) that pass
+through `pipelines.parquet`.
 """
 
 import argparse
 import json
+import resource
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import planted
 import psutil
@@ -61,7 +64,7 @@ def run_step(name: str, root: Path, num_rollouts: int, seed: int, heavy: int) ->
 
     parquet.read_batches = lambda *given, **named: counted(read(*given, **named), "read")
     parquet.write_file = lambda path, table, batches, *rest: write(path, table, counted(batches, "written"), *rest)
-    started = time.monotonic()
+    started, used = time.monotonic(), processor_seconds()
     stage, _, strategy = name.partition(" ")
     if stage == "make":
         planted.make(root, num_rollouts, seed, heavy)
@@ -71,7 +74,14 @@ def run_step(name: str, root: Path, num_rollouts: int, seed: int, heavy: int) ->
         given = {"against": [str(root / "benchmark.jsonl")]} if stage == "decontaminate" else {}
         given |= {"strategy": strategy} if strategy else {}
         STEPS[stage].load().run(root, STEPS[stage].parse({stage: given}, stage), replace=True)
-    return {"seconds": time.monotonic() - started, "rollouts": num_rollouts + heavy, **text}
+    seconds, cpu = time.monotonic() - started, processor_seconds() - used
+    return {"seconds": seconds, "cpu": cpu, "rollouts": num_rollouts + heavy, **text}
+
+
+def processor_seconds() -> float:
+    """Processor time that this process and its ended children have had."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 _TEXT = ("reasoning", "response", "messages", "chosen", "rejected")
@@ -80,30 +90,34 @@ _TEXT = ("reasoning", "response", "messages", "chosen", "rejected")
 # --- watching it ----------------------------------------------------------------------------------
 
 
-def measure(work: Path, num_rollouts: int, seed: int, heavy: int) -> list[Row]:
-    """Make a run directory of so many rollouts and run every stage on it: a row each."""
+def measure(work: Path, num_rollouts: int, seed: int, heavy: int, stages: Sequence[str]) -> list[Row]:
+    """Make a run directory of so many rollouts and run `stages` on it: a row each."""
     root = run_directory(work, num_rollouts)
     shutil.rmtree(root, ignore_errors=True)
     me = [sys.executable, __file__, str(work), "--rollouts", num_rollouts, "--seed", seed, "--heavy", heavy]
     rows = []
-    for name in ("make", *STAGES):
-        peak = peak_memory([str(part) for part in (*me, "--step", name)])
+    for name in ("make", *stages):
+        code, peak = watched([str(part) for part in (*me, "--step", name)])
+        if code:
+            raise SystemExit(f"`{name}` failed")
         rows.append({"stage": name, "peak": peak, **json.loads((root / "report.json").read_text())})
-        print(f"{name} {rows[-1]['seconds']:.1f} s, peak {peak / 1e6:,.0f} MB", file=sys.stderr, flush=True)
+        print(
+            f"{name} {rows[-1]['seconds']:.1f} s, CPU {rows[-1]['cpu']:.1f} s, peak {peak / 1e6:,.0f} MB",
+            file=sys.stderr,
+            flush=True,
+        )
     return rows
 
 
-def peak_memory(command: list[str]) -> int:
-    """Run a command; the most resident bytes that it and everything it started held; `SystemExit` where it fails."""
-    process = subprocess.Popen(command)
+def watched(command: list[str], output: IO[str] | None = None) -> tuple[int, int]:
+    """Run a command; its exit code, and the most resident bytes that it and everything it started held."""
+    process = subprocess.Popen(command, stdout=output, stderr=output)
     parent, peak = psutil.Process(process.pid), 0
     while process.poll() is None:
         with suppress(psutil.NoSuchProcess):
             peak = max(peak, sum(_resident(member) for member in (parent, *parent.children(recursive=True))))
         time.sleep(0.05)
-    if process.returncode:
-        raise SystemExit(f"`{' '.join(command)}` failed")
-    return peak
+    return process.returncode, peak
 
 
 def _resident(process: psutil.Process) -> int:
@@ -235,14 +249,15 @@ def slips(connection: Any) -> list[Row]:
 
 def stage_lines(rows: list[Row], smaller: list[Row] | None) -> list[str]:
     """The stages as a table; with the rows of a smaller size, how much longer and bigger each has become."""
-    head = ["stage", "seconds", "rows/s", "peak MB", "read MB", "written MB", "× time", "× peak"]
+    head = ["stage", "seconds", "CPU s", "rows/CPU s", "peak MB", "read MB", "written MB", "× CPU", "× peak"]
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     before = {row["stage"]: row for row in smaller or ()}
     for row in rows:
         growth = ["–", "–"]
         if row["stage"] in before:
-            growth = [f"{row[key] / before[row['stage']][key]:.1f}" for key in ("seconds", "peak")]
-        numbers = [f"{row['seconds']:.1f}", f"{row['rollouts'] / row['seconds']:,.0f}", f"{row['peak'] / 1e6:,.0f}"]
+            growth = [f"{row[key] / before[row['stage']][key]:.1f}" for key in ("cpu", "peak")]
+        numbers = [f"{row['seconds']:.1f}", f"{row['cpu']:.1f}", f"{row['rollouts'] / row['cpu']:,.0f}"]
+        numbers.append(f"{row['peak'] / 1e6:,.0f}")
         numbers += [f"{row[key] / 1e6:,.1f}" for key in ("read", "written")]
         lines.append("| " + " | ".join([row["stage"].replace("_", "-"), *numbers, *growth]) + " |")
     return lines
@@ -261,6 +276,9 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--heavy", type=int, default=0, help="rollouts of one problem on top")
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=STAGES, help="these alone; finds are not counted"
+    )
     parser.add_argument("--keep", action="store_true", help="leave the run directories")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -271,12 +289,13 @@ def main() -> None:
         return
     smaller = None
     for num_rollouts in options.rollouts:
-        rows = measure(options.work, num_rollouts, options.seed, options.heavy)
+        rows = measure(options.work, num_rollouts, options.seed, options.heavy, options.stages)
         root = run_directory(options.work, num_rollouts)
         size = sum(path.stat().st_size for path in root.rglob("*.parquet"))
         print(f"\n{num_rollouts:,} rollouts, {size / 1e6:,.0f} MB of tables\n", *stage_lines(rows, smaller), sep="\n")
-        with opened(root) as connection:
-            print("", *lines_of(finds(connection)), "", *lines_of(slips(connection)), sep="\n", flush=True)
+        if set(options.stages) == set(STAGES):
+            with opened(root) as connection:
+                print("", *lines_of(finds(connection)), "", *lines_of(slips(connection)), sep="\n", flush=True)
         smaller = rows
         if not options.keep:
             shutil.rmtree(root)

@@ -283,7 +283,7 @@ def _rollouts(
         {
             "prompt_id": asked["prompt_id"][problem], "source": asked["source"][problem], "sample_index": index,
             "gold": gold,
-            "problem": problem, "verdict": verdict, "loops": loops, "stated": stated, "trace": _traces(rng, count),
+            "problem": problem, "verdict": verdict, "loops": loops, "stated": stated, "trace": traces(rng, count),
         }
     )  # fmt: skip
     frame = _with_copies(rng, frame)
@@ -320,7 +320,7 @@ def _restated(rng: np.random.Generator, golds: pl.Series) -> pl.Series:
     return pl.Series(np.where(rng.random(len(golds)) < 0.33, other, golds))
 
 
-def _traces(rng: np.random.Generator, count: int) -> pl.Series:
+def traces(rng: np.random.Generator, count: int) -> pl.Series:
     """Chains of 4 to 60 sentences, about 1.2 KB on average, with sums in them that are right."""
     pool = pl.Series([f"{step} {do} {why}, and" for step, do, why in product(_STEPS, _DO, _WHY)])
     lengths = np.clip(rng.lognormal(2.3, 0.5, count), 4, 60).astype(np.int64)

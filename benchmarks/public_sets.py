@@ -24,6 +24,7 @@ from curate.stages.dedupe import DedupeConfig, dedupe
 from pipelines import parquet
 from pipelines.benchmarks import load_benchmark
 from pipelines.tables import PROMPTS
+from verifiers import VERIFIERS, Outcome, Question
 
 Row = dict[str, Any]
 
@@ -81,17 +82,48 @@ def contamination(sets: dict[str, pa.Table], against: list[str]) -> list[Row]:
     started = time.perf_counter()
     hits = [row for batch in decontaminate(searched, items, DecontaminateConfig()) for row in batch.to_pylist()]
     print(f"\ndecontaminate: {sum(map(len, searched)):,} problems in {time.perf_counter() - started:.1f} s")
-    print(f"{'set':28} {'problems':>8}" + "".join(f"{f'touch {name}':>20}" for name in against))
-    touched = {(row["prompt_id"], row["benchmark"]) for row in hits}
-    counts = Counter((prompt.split("/")[0], benchmark) for prompt, benchmark in touched)
+    prompts = {row["prompt_id"]: row for table in sets.values() for row in table.to_pylist()}
+    of_item = {(name, row["source_id"]): row for name in against for row in sets[name].to_pylist()}
+    print(
+        f"{'set':28} {'problems':>8}"
+        + "".join(f"{name:>12} {'(its items)':>12} {'same answer':>12}" for name in against)
+    )
     for name, table in sets.items():
-        found = [counts[name, benchmark] for benchmark in against]
-        if any(found):
-            print(f"{name:28} {table.num_rows:8,}" + "".join(f"{count:20,}" for count in found))
+        ours = [row for row in hits if row["prompt_id"].startswith(f"{name}/")]
+        counts = [
+            touching([(prompts[row["prompt_id"]], of_item[at, row["item"]]) for row in ours if row["benchmark"] == at])
+            for at in against
+        ]
+        if ours:
+            shown = "".join(f"{found:12,} {f'({touched:,})':>12} {alike:12,}" for found, touched, alike in counts)
+            print(f"{name:28} {table.num_rows:8,}{shown}")
     for name in against:
         leaked = {row["item"] for row in hits if row["benchmark"] == name}
         print(f"of {name}, {len(leaked):,} of {items[name].num_rows:,} problems stand in some other set")
     return hits
+
+
+def touching(pairs: list[tuple[Row, Row]]) -> tuple[int, int, int]:
+    """Of problems and the items they touch: how many problems, how many items, problems with the item's answer."""
+    found = {prompt["prompt_id"] for prompt, _ in pairs}
+    touched = {item["prompt_id"] for _, item in pairs}
+    alike = {prompt["prompt_id"] for prompt, item in pairs if same_answer(prompt, item)}
+    return len(found), len(touched), len(alike)
+
+
+def same_answer(prompt: Row, item: Row) -> bool:
+    """Whether a problem has the answer of the item it touches; one that has another asks something else."""
+    have, want = (_answer(row) for row in (prompt, item))
+    if have is None or want is None:
+        return False
+    return VERIFIERS["mathematics"](Question(want), f"\\boxed{{{have}}}").outcome is Outcome.CORRECT
+
+
+def _answer(row: Row) -> str | None:
+    """The reference answer; of a letter the option it stands for."""
+    answer, options = row["answer"], row["choices"]
+    place = "ABCDEFGHIJ".find((answer or "?").strip())
+    return options[place] if options and 0 <= place < len(options) else answer
 
 
 def show(title: str, pairs: list[tuple[str, str, float]], problems: dict[str, str], count: int, seed: int) -> None:

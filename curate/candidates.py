@@ -6,7 +6,8 @@ from typing import Any
 
 import polars as pl
 
-from curate.frames import aligned_frames, read_frame, read_frames
+from curate import overrides
+from curate.frames import aligned_frames, gathered, read_frame, read_frames
 from pipelines import parquet
 
 READS = (
@@ -17,6 +18,7 @@ READS = (
     "contamination",
     "annotations/prompts",
     "annotations/rollouts",
+    "overrides",
 )
 """Tables that the choosing stages depend on."""
 
@@ -62,7 +64,8 @@ def _contaminated(root: Path, copies: pl.DataFrame) -> pl.Series:
 def rollout_candidates(root: Path, prompts: pl.DataFrame) -> pl.DataFrame:
     """A row for each rollout, in file order: ids, `model`, `sampling_id`, verdict, labels, and flags.
 
-    The flags are those of its prompt in `prompts` (`prompt_candidates`), and `duplicate_trace`.
+    The flags are those of its prompt in `prompts` (`prompt_candidates`), and `duplicate_trace`. A reader's word
+    stands in the place of a verdict (`curate/overrides.py`).
     """
     needed = {"verdicts": "verify", "annotations/rollouts": "annotate", "annotations/prompts": "annotate"}
     if parquet.table_files(root, "rollouts"):
@@ -71,11 +74,13 @@ def rollout_candidates(root: Path, prompts: pl.DataFrame) -> pl.DataFrame:
     copies = read_frame(root, "duplicates", ["id", "kind", "keep"])
     repeated = copies.filter((pl.col("kind") == "trace") & ~pl.col("keep"))["id"].implode()
     flags = prompts.select("prompt_id", "has_gold", "contaminated", "duplicate_problem", "domain", "level")
+    marks = overrides.read_marks(root)
     parts = [
-        part.with_columns(_as_numbers("model", "sampling_id", "verdict"))
+        overrides.respecting(part, marks)
+        .with_columns(_as_numbers("model", "sampling_id", "verdict"))
         .with_columns(duplicate_trace=pl.col("rollout_id").is_in(repeated))
         .join(flags, on="prompt_id", how="left", maintain_order="left")
-        for part in aligned_frames(root, "rollout_id", _ROLLOUT_COLUMNS)
+        for part in gathered(aligned_frames(root, "rollout_id", _ROLLOUT_COLUMNS))
     ]
     return pl.concat(parts)
 

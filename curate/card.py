@@ -7,11 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub import DatasetCard
 
 from curate import markdown, stats
+from curate.chosen import shards
 from curate.classifier import Accuracy
+from curate.croissant import croissant
+from curate.diff import COUNTS, REASONS
 from curate.flow import draw_flow, flow
+from curate.front_matter import front_matter, languages, licence_ids, stated
+from curate.licences import licences
+from curate.personal import personal
 from curate.pipeline import STEPS
 from curate.problem_labels import CLASSIFIER
 from curate.stats import Row
@@ -20,30 +26,29 @@ from pipelines.errors import UserError
 from pipelines.runner import Stage
 from pipelines.tables import TABLES
 
-STAGE = Stage("card", reads=tuple(TABLES), writes=())
+STAGE = Stage("card", reads=tuple(TABLES), writes=(), version=2)
 
-_LICENCES = {
-    "mit", "apache-2.0", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0",
-    "odc-by", "openrail", "gpl-3.0",
-}  # fmt: skip
-"""Identifiers the Hub knows; any other licence is `other`."""
+PICTURES = ("reports/flow.png", "reports/flow-dark.png")
+"""Where the card's picture lies in a run directory, in light and in dark."""
 
 
-PICTURE = "reports/flow.png"
-"""Where the card's picture lies in a run directory."""
+CROISSANT = "croissant.json"
+"""Where the Croissant metadata lies in a run directory."""
 
 
 def write_card(root: Path, name: str | None = None, version: str | None = None) -> Path:
-    """Write `README.md` with its picture into `root` and say so in the manifest; returns the path of the text.
+    """Write `README.md` with its pictures and `croissant.json` into `root`; returns the path of the text.
 
     `name` is the data set's, the directory's own unless given. The recall of decontamination is
-    measured here, unless that was done for the same settings, and kept in the manifest.
+    measured here, unless that was done for the same settings, and kept in the manifest, which gets an entry.
     """
     runner.record(root, STAGE.name, _entry(root))
     with stats.opened(root) as connection:
-        drawn = draw_flow(flow(connection), root / PICTURE)
-    text = card_text(root, name or root.resolve().name, version, picture=drawn is not None)
+        flows = flow(connection)
+    drawn = [draw_flow(flows, root / place, dark=place == PICTURES[1]) for place in PICTURES]
+    text = card_text(root, name or root.resolve().name, version, picture=None not in drawn)
     runner.write_text(root / "README.md", text)
+    runner.write_text(root / CROISSANT, croissant_text(root, name or root.resolve().name, version))
     return root / "README.md"
 
 
@@ -105,30 +110,39 @@ def check_card(root: Path) -> list[str]:
     if not path.is_file():
         raise UserError(f"no card `{path}`", hint=f"write it: `curate card {root}`")
     text = path.read_text(encoding="utf-8")
-    name, version = _stated(text, "pretty_name") or root.resolve().name, _stated(text, "version")
-    counted = card_text(root, name, version, picture=f"]({PICTURE})" in text)
+    name, version = stated(text, "pretty_name") or root.resolve().name, stated(text, "version")
+    counted = card_text(root, name, version, picture=f"]({PICTURES[0]})" in text)
     lines = difflib.unified_diff(text.splitlines(), counted.splitlines(), n=0, lineterm="")
     return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
 
 
-def card_text(root: Path, name: str, version: str | None = None, *, picture: bool = False) -> str:
+def card_text(
+    root: Path,
+    name: str,
+    version: str | None = None,
+    *,
+    picture: bool = False,
+    changes: Mapping[str, Any] | None = None,
+) -> str:
     """The card of `root` as Markdown; the same tables and manifest give the same text.
 
-    `picture` says whether the page may show the one that lies at `PICTURE`.
+    `picture` says whether the page may show those that lie at `PICTURES`. `changes` are `since` (a version's name)
+    and the `rows` of what changed from it; those in the manifest unless given.
     """
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    name = plain_name(name)
     stages = runner.read_manifest(root)["stages"]
     manifest = _in_order(stages)
     with stats.opened(root) as connection:
         summaries = {summarise.__name__: summarise(connection).rows for summarise in stats.SUMMARIES}
         flows = flow(connection)
-    kinds = [row["shard"] for row in summaries["shards"]]
-    num_rows = sum(row["rows"] for row in summaries["shards"])
-    facts = _front_matter(name, version, kinds, num_rows, _licence_ids(summaries["licences"]))
+        summaries |= {"licences": licences(connection), "personal": personal(connection)}
+        written_in = languages(connection)
+    facts = front_matter(root, name, version, summaries["shards"], summaries["licences"], written_in)
     fields: dict[str, Any] = {
         **summaries,
+        "changes": _in_columns(changes or stages.get(STAGE.name, {}).get("changes")),
         "flow": flows,
-        "picture": PICTURE if picture else None,
+        "pictures": PICTURES if picture else None,
         "classifiers": [
             {name: row[name] for name in ("label", *Accuracy._fields)}
             for row in stages.get(CLASSIFIER, {}).get("accuracy", [])
@@ -148,59 +162,30 @@ def card_text(root: Path, name: str, version: str | None = None, *, picture: boo
             for row in _kept_recall(stages)["rows"]
         ],
         "location": "PATH",
-        "kinds": ", ".join(kinds),
+        "kinds": ", ".join(row["shard"] for row in summaries["shards"]),
     }
     template = template_file().read_text(encoding="utf-8")
     card: DatasetCard = DatasetCard.from_template(facts, template_str=template, **fields)
     return str(card).rstrip() + "\n"
 
 
+def croissant_text(root: Path, name: str, version: str | None = None) -> str:
+    """The Croissant metadata of `root` as JSON."""
+    with stats.opened(root) as connection:
+        kinds = [str(row["shard"]) for row in shards(connection).rows]
+        identifiers = licence_ids(licences(connection))
+    return json.dumps(croissant(plain_name(name), version, kinds, identifiers), indent=1) + "\n"
+
+
+def plain_name(name: str) -> str:
+    """A data set's name without what would break a page."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+
+
 def template_file() -> Path:
     """The card's template: beside this file where tracemill is installed, else in the checkout's `data_cards/`."""
     installed = Path(__file__).parent / "TEMPLATE.md"
     return installed if installed.is_file() else Path(__file__).parents[1] / "data_cards" / "TEMPLATE.md"
-
-
-# --- front matter ---------------------------------------------------------------------------------
-
-
-def _front_matter(
-    name: str, version: str | None, kinds: Sequence[str], num_rows: int, licences: list[str]
-) -> DatasetCardData:
-    """What the Hub reads: one config for each shard kind that has rows; `sft` opens by default."""
-    configs: list[dict[str, Any]] = []
-    for kind in kinds:
-        files = [{"split": "train", "path": f"shards/{kind}/*.parquet"}]
-        configs.append({"config_name": kind, "data_files": files, **({"default": True} if kind == "sft" else {})})
-    facts: dict[str, Any] = {
-        "pretty_name": name,
-        "license": licences[0] if len(licences) == 1 else licences,
-        "task_categories": ["text-generation"],
-        "tags": ["reasoning", "chain-of-thought", "synthetic", "mathematics", "tracemill"],
-        "size_categories": [_size_category(num_rows)],
-    }
-    if configs:
-        facts["configs"] = configs
-    if version is not None:
-        facts["version"] = version
-    return DatasetCardData(**facts)
-
-
-def _licence_ids(rows: list[Row]) -> list[str]:
-    """The licences of the problems as the Hub spells them: `unknown` where none is stated, `other` for the rest."""
-    stated = {str(row["licence"]).strip().lower().replace(" ", "-") for row in rows} or {"not-stated"}
-    return sorted({"unknown" if one == "not-stated" else one if one in _LICENCES else "other" for one in stated})
-
-
-def _size_category(num_rows: int) -> str:
-    bounds = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-    return next((label for bound, label in bounds if num_rows < bound), "10M<n<100M")
-
-
-def _stated(card: str, key: str) -> str | None:
-    """The value of a plain key in a card's front matter."""
-    found = re.search(rf"^{key}: *['\"]?(.*?)['\"]?$", card, re.MULTILINE)
-    return found[1] if found else None
 
 
 # --- sections -------------------------------------------------------------------------------------
@@ -242,11 +227,22 @@ def _toml(value: Any) -> str:
         inner = (f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items() if item is not None)
         return "{" + ", ".join(inner) + "}"
     if isinstance(value, str):
-        value = _without_folder(value)
+        value = without_folder(value)
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     # A back tick would end the code block that the recipe stands in.
     return json.dumps(value, ensure_ascii=False).replace("`", "\\u0060")
+
+
+def _in_columns(changes: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Changes with the columns of their tables in order, which a manifest does not keep."""
+    if changes is None:
+        return None
+    return {
+        "since": markdown.escaped(changes["since"]),
+        "counts": [{name: row[name] for name in COUNTS} for row in changes["counts"]],
+        "reasons": [{name: row[name] for name in REASONS} for row in changes["reasons"]],
+    }
 
 
 def _against(manifest: Mapping[str, Any]) -> str | None:
@@ -263,7 +259,7 @@ def _benchmark_name(name_or_file: str) -> str:
     return name if equals else Path(name_or_file).name.split(".")[0]
 
 
-def _without_folder(text: str) -> str:
+def without_folder(text: str) -> str:
     """A setting without the folders of the machine it was made on: `math500=/data/m.jsonl` as `math500=m.jsonl`."""
     name, equals, file = text.rpartition("=")
     return name + equals + Path(file).name if Path(file).is_absolute() else text

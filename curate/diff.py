@@ -1,18 +1,21 @@
 """Diff: rows added, removed and changed between two run directories or versions, by id and with reasons."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import duckdb
+import pyarrow.parquet as pq
 
 from curate import markdown, sql
+from curate.counting import Row, count_rows
 from curate.sql import VIEWS
-from pipelines import versions
+from pipelines import parquet, versions
 from pipelines.commands import table_text
 from pipelines.errors import UserError
-from pipelines.tables import TABLES
+from pipelines.tables import STAGES, TABLES
 
 Form = Literal["text", "json", "markdown"]
 
@@ -21,6 +24,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "rollouts": ("rollout_id",),
     "verdicts": ("rollout_id",),
     "duplicates": ("kind", "id"),
+    "overrides": ("kind", "id"),
     "contamination": ("prompt_id", "benchmark", "item", "method"),
     "annotations_prompts": ("prompt_id",),
     "annotations_rollouts": ("rollout_id",),
@@ -68,6 +72,10 @@ class Diff:
     a: str
     b: str
     tables: tuple[TableDiff, ...]
+    shards: tuple[Row, ...]
+    """Rows of each shard kind by source, before and after."""
+    schemas: tuple[str, ...]
+    """Columns that a table gained, lost, or has with another type, a sentence each."""
 
     @property
     def empty(self) -> bool:
@@ -78,7 +86,39 @@ class Diff:
 def diff(a: Path, b: Path, *, memory_limit: str = "2GB") -> Diff:
     """What changed from directory `a` to directory `b`. Rows are matched by id and compared by all their columns."""
     with sql.tables_of({"a": a, "b": b}, memory_limit=memory_limit) as connection:
-        return Diff(_label(a), _label(b), tuple(_table_diff(connection, view) for view in VIEWS))
+        tables = tuple(_table_diff(connection, view) for view in VIEWS)
+        shards = tuple(count_rows(connection, _SHARDS))
+    return Diff(_label(a), _label(b), tables, shards, tuple(_schema_changes(a, b)))
+
+
+_SIDES = " UNION ALL ".join(
+    f"SELECT '{stage}' AS stage, {place} AS place, source, '{side}' AS side FROM {side}.{stage}"  # noqa: S608
+    for place, stage in enumerate(STAGES)
+    for side in ("a", "b")
+)
+_SHARDS = f"""
+SELECT stage, source, count(*) FILTER (side = 'a') AS before, count(*) FILTER (side = 'b') AS after
+FROM ({_SIDES}) GROUP BY stage, place, source ORDER BY place, after DESC, source
+"""  # noqa: S608
+
+
+def _schema_changes(a: Path, b: Path) -> Iterator[str]:
+    for table in TABLES:
+        before, after = _columns(a, table), _columns(b, table)
+        if not (before and after):
+            continue
+        for name in [*before, *(name for name in after if name not in before)]:
+            if name not in after:
+                yield f"`{table}` lost column `{name}`"
+            elif name not in before:
+                yield f"`{table}` gained column `{name}` ({after[name]})"
+            elif before[name] != after[name]:
+                yield f"`{table}.{name}` is {after[name]}, was {before[name]}"
+
+
+def _columns(root: Path, table: str) -> dict[str, str]:
+    """Column -> type, over all files of a table."""
+    return {field.name: str(field.type) for path in parquet.table_files(root, table) for field in pq.read_schema(path)}
 
 
 def _label(folder: Path) -> str:
@@ -186,15 +226,64 @@ def render(found: Diff, form: Form = "text") -> str:
     """The diff as plain text, JSON, or Markdown for a changelog."""
     if form == "json":
         return json.dumps(asdict(found), indent=1, ensure_ascii=False)
-    counts = [
-        {name: getattr(table, name) for name in ("table", "before", "after", "added", "removed", "changed")}
-        for table in found.tables
-        if table.before or table.after
-    ]
-    reasons = [{"table": table.table, **asdict(reason)} for table in found.tables for reason in table.reasons]
+    counts, reasons, shards = count_table(found), reason_table(found), list(found.shards)
     if form == "text":
-        tables = "\n\n".join(text for text in (table_text(counts), table_text(reasons)) if text)
+        parts = [table_text(counts), table_text(reasons), table_text(shards), "\n".join(found.schemas)]
+        tables = "\n\n".join(part for part in parts if part)
         return f"{found.a} -> {found.b}\n\n{tables or 'both are empty'}"
     if form != "markdown":
         raise UserError(f"no form `{form}`", hint="text, json or markdown")
-    return f"## {found.a} → {found.b}\n\n{markdown.table(counts)}\n\n{markdown.table(reasons)}".rstrip()
+    parts = [markdown.table(rows, most=100) for rows in (counts, reasons, shards)]
+    parts.append("\n".join(f"- {line}" for line in found.schemas))
+    return "\n\n".join([f"## {found.a} → {found.b}", *(part for part in parts if part)])
+
+
+COUNTS = ("table", "before", "after", "added", "removed", "changed")
+REASONS = ("table", "what", "reason", "rows")
+
+
+def count_table(found: Diff) -> list[Row]:
+    """Rows before and after, added, removed and changed, of each table that has any."""
+    return [{name: getattr(table, name) for name in COUNTS} for table in found.tables if table.before or table.after]
+
+
+def reason_table(found: Diff) -> list[Row]:
+    """Why rows were added, removed or changed, table by table."""
+    return [{"table": table.table, **asdict(reason)} for table in found.tables for reason in table.reasons]
+
+
+# --- as a picture ---------------------------------------------------------------------------------
+
+_COLOURS = {"added": "#3b8c5a", "removed": "#b8483e", "changed": "#c98a2b"}
+
+
+def draw_diff(found: Diff, path: Path) -> Path:
+    """A picture: rows added, removed and changed by table, and rows of each shard by source, before and after."""
+    from matplotlib.figure import Figure
+
+    counts, shards = count_table(found), found.shards
+    figure = Figure(figsize=(11, 1.4 + 0.34 * max(len(counts), len(shards), 1)), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = [row["table"] for row in counts]
+    start = [0] * len(counts)
+    for what, colour in _COLOURS.items():
+        values = [row[what] for row in counts]
+        left.barh(names, values, left=start, color=colour, label=what)
+        start = [before + value for before, value in zip(start, values, strict=True)]
+    left.set_title("rows by table", fontsize=10)
+    labels = [f"{row['stage']}: {markdown.escaped(row['source'])[:40]}" for row in shards]
+    places = range(len(shards))
+    right.barh(
+        [place - 0.2 for place in places], [row["before"] for row in shards], 0.4, color="#9aa7b8", label="before"
+    )
+    right.barh([place + 0.2 for place in places], [row["after"] for row in shards], 0.4, color="#3c6ea5", label="after")
+    right.set_yticks(list(places), labels)
+    right.set_title("rows of each shard by source", fontsize=10)
+    for axes in (left, right):
+        axes.invert_yaxis()
+        axes.tick_params(labelsize=8)
+        axes.legend(fontsize=8)
+    figure.suptitle(f"{found.a} → {found.b}".replace("$", r"\$"), fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})
+    return path

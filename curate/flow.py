@@ -78,24 +78,27 @@ def flow(connection: duckdb.DuckDBPyConnection) -> list[Row]:
 _LEAST_SHARE = 0.01
 """Smaller streams run together in one."""
 _TRUNK, _BRANCH = "#3c6ea5", "#c98a2b"
+_GROUND = {False: ("#ffffff", "#1f2328"), True: ("#0d1117", "#e6edf3")}
+"""Dark or not -> ground and writing."""
 
 
-def draw_flow(rows: Sequence[Row], path: Path) -> Path | None:
+def draw_flow(rows: Sequence[Row], path: Path, *, dark: bool = False) -> Path | None:
     """A picture of `flow`: a stream for each stage, out of which every reason branches off; None from no rows."""
     if not rows:
         return None
     from matplotlib.figure import Figure
 
     stages = [stage for stage in STAGES if rows[0][stage]]
-    figure = Figure(figsize=(10, 2.1 * max(1, len(stages))), dpi=120, layout="constrained")
+    ground, ink = _GROUND[dark]
+    figure = Figure(figsize=(10, 2.1 * max(1, len(stages))), dpi=120, layout="constrained", facecolor=ground)
     for axes, stage in zip(figure.subplots(max(1, len(stages)), squeeze=False)[:, 0], stages, strict=False):
-        _draw_stage(axes, stage, {str(row["reason"]): row[stage] or 0 for row in rows})
+        _draw_stage(axes, stage, {str(row["reason"]): row[stage] or 0 for row in rows}, ink)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})  # the same numbers, the same bytes
     return path
 
 
-def _draw_stage(axes: "Axes", stage: str, counts: dict[str, int]) -> None:
+def _draw_stage(axes: "Axes", stage: str, counts: dict[str, int], ink: str) -> None:
     total, chosen = counts["candidates"], counts["chosen"]
     branches = [
         (reason, rows) for reason, rows in counts.items() if reason not in _ENDS and rows >= total * _LEAST_SHARE
@@ -107,12 +110,12 @@ def _draw_stage(axes: "Axes", stage: str, counts: dict[str, int]) -> None:
         share = rows / total
         axes.fill_between([at, at + 1], [bottom, bottom], 1, color=_TRUNK, linewidth=0)
         _draw_branch(axes, at + 1, bottom, share)
-        axes.text(at + 1.55, -0.42, f"{reason}\n{rows:,}", ha="center", va="top", fontsize=7)
+        axes.text(at + 1.55, -0.42, f"{reason}\n{rows:,}", ha="center", va="top", fontsize=7, color=ink)
         bottom += share
     end = len(branches) + 1
     axes.fill_between([end - 1, end + 0.4], [bottom, bottom], 1, color=_TRUNK, linewidth=0)
-    axes.text(end + 0.5, 1, f"{chosen:,} chosen", va="top", fontsize=9)
-    axes.text(-0.1, 1, f"{stage}\n{total:,}", ha="right", va="top", fontsize=9)
+    axes.text(end + 0.5, 1, f"{chosen:,} chosen", va="top", fontsize=9, color=ink)
+    axes.text(-0.1, 1, f"{stage}\n{total:,}", ha="right", va="top", fontsize=9, color=ink)
     axes.set(xlim=(-1.2, end + 1.6), ylim=(-0.8, 1.05))
     axes.axis("off")
 

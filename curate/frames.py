@@ -1,6 +1,6 @@
 """Tables as polars frames: what a set stage reads besides text."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -44,6 +44,23 @@ def aligned_frames(root: Path, key: str, columns: Mapping[str, Sequence[str]]) -
             else:  # the file has grown since it was labelled
                 frame = frame.join(found.unique(key, keep="first"), on=key, how="left", maintain_order="left")
         yield frame
+
+
+def gathered(frames: Iterable[pl.DataFrame], least_rows: int = 1 << 18) -> Iterator[pl.DataFrame]:
+    """The same rows in fewer frames, of at least so many rows but for the last one.
+
+    A join goes through all rows of its other side: frame by frame it would cost files times problems.
+    """
+    pending: list[pl.DataFrame] = []
+    num_rows = 0
+    for frame in frames:
+        pending.append(frame)
+        num_rows += frame.height
+        if num_rows >= least_rows:
+            yield pl.concat(pending)
+            pending, num_rows = [], 0
+    if pending:
+        yield pl.concat(pending)
 
 
 def _read_file(path: Path, table: str, columns: Sequence[str]) -> pl.DataFrame:

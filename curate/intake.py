@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from pipelines import parquet
 from pipelines.fields import BadRow
-from pipelines.foreign import MAX_ROW_BYTES, Row, Unreadable
+from pipelines.foreign import MAX_ROW_BYTES, Row, Unreadable, num_chars
 from pipelines.layouts import Layout
 from pipelines.rows import Item, Reader, Trace, not_unicode, prompt_row
 from pipelines.tables import TABLES, content_id
@@ -80,7 +81,7 @@ class Spool:
 
     def add(self, row: dict[str, Any]) -> None:
         self._rows.append(row)
-        self._chars += _chars(row)
+        self._chars += num_chars(row)
         if len(self._rows) >= self._rows_per_block or self._chars >= _BLOCK_CHARS:
             self.flush()
 
@@ -102,10 +103,20 @@ class Intake:
     """Sorts rows into prompts, rollouts and refusals, and counts them."""
 
     def __init__(
-        self, layout: Layout, reader: Reader, origin: Origin, spools: Mapping[str, Spool], golds: dict[str, str | None]
+        self,
+        layout: Layout,
+        reader: Reader,
+        origin: Origin,
+        spools: Mapping[str, Spool],
+        golds: dict[str, str | None],
+        known: AbstractSet[str] = frozenset(),
     ) -> None:
-        """`spools` by table; `golds` (prompt_id -> gold of every problem stored so far) grows."""
+        """`spools` by table; `golds` (prompt_id -> gold of every problem stored so far) grows.
+
+        `known` are the ids of rollouts that other files of the same source brought.
+        """
         self._layout, self._reader, self._origin, self._spools, self._golds = layout, reader, origin, spools, golds
+        self._known = known
         self._num_samples = Counter[tuple[str, str]]()
         self._num_refusals = 0
         self._counts = Counts()
@@ -117,7 +128,7 @@ class Intake:
             self._refuse(row.number, row.reason, row.detail)
             return
         try:
-            if _chars(row.values) > MAX_ROW_BYTES:
+            if num_chars(row.values) > MAX_ROW_BYTES:
                 raise BadRow("row_too_long", f"more than {MAX_ROW_BYTES} characters")
             self._use(row.number, self._layout.read(row.values, self._reader))
         except BadRow as fault:
@@ -167,10 +178,14 @@ class Intake:
         rows, faults = [], list(item.faults)
         for trace in item.traces:
             bad = not_unicode({"completion": [trace.split.reasoning, trace.split.response], "model": trace.model})
-            if bad is None:
-                rows.append(self._rollout(number, item, prompt_id, trace))
-            else:
+            if bad is not None:
                 faults.append(BadRow(f"not_unicode_{bad}", repr(trace.split.response[:500])))
+                continue
+            row = self._rollout(number, item, prompt_id, trace)
+            if row["rollout_id"] in self._known:
+                faults.append(BadRow("known_rollout", f"`{row['rollout_id']}` came in another file of this source"))
+            else:
+                rows.append(row)
         return rows, faults
 
     def _rollout(self, number: int, item: Item, prompt_id: str, trace: Trace) -> dict[str, Any]:
@@ -253,12 +268,3 @@ def _same_gold(verifier: str, stored: Question, gold: str) -> bool:
     if " ".join(stored.answer.split()) == " ".join(gold.split()):
         return True
     return VERIFIERS[verifier](stored, f"\\boxed{{{gold}}}").outcome is Outcome.CORRECT
-
-
-def _chars(value: Any) -> int:
-    """Characters of text in a row, nested values included."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        return sum(map(_chars, value.values()))
-    return sum(map(_chars, value)) if isinstance(value, list) else 0

@@ -24,12 +24,16 @@ def problem_labels(root: Path, *, learn: bool) -> tuple[pl.DataFrame, dict[str, 
     """
     stated = read_frame(root, "prompts", ["prompt_id", "source", "domain", "level"])
     stated = stated.unique("prompt_id", keep="first", maintain_order=True)
-    labels = stated.select("prompt_id", stated_domain().alias("domain"), stated_level().alias("level"))
+    labels = stated.select("prompt_id", *_stated())
     learned = _classifiers(root, labels) if learn else {}
     if learned:
-        labels = labels.join(_guesses(root, labels, learned), on="prompt_id", how="left", maintain_order="left")
+        labels = labels.join(_guesses(root, learned), on="prompt_id", how="left", maintain_order="left")
     columns = [expr for name in ("domain", "level") for expr in _filled(name, f"{name}_guess" in labels.columns)]
     return labels.select("prompt_id", *columns), {name: found.accuracy for name, found in learned.items()}
+
+
+def _stated() -> tuple[pl.Expr, pl.Expr]:
+    return stated_domain().alias("domain"), stated_level().alias("level")
 
 
 def _filled(name: str, guessed: bool) -> tuple[pl.Expr, pl.Expr]:
@@ -63,12 +67,12 @@ def _texts(root: Path, wanted: pl.Series) -> pl.DataFrame:
     return pl.concat(parts).unique("prompt_id", keep="first")
 
 
-def _guesses(root: Path, labels: pl.DataFrame, learned: Mapping[str, Classifier]) -> pl.DataFrame:
+def _guesses(root: Path, learned: Mapping[str, Classifier]) -> pl.DataFrame:
     """`prompt_id` and `NAME_guess` of problems whose source does not state NAME; null where it does."""
     parts = []
-    for batch in read_frames(root, "prompts", ["prompt_id", "problem", "choices"], _BATCH_ROWS):
-        asked = batch.select("prompt_id", problem_text(batch).alias("text"))
-        asked = asked.join(labels, on="prompt_id", how="left", maintain_order="left")
+    columns = ["prompt_id", "problem", "choices", "source", "domain", "level"]
+    for batch in read_frames(root, "prompts", columns, _BATCH_ROWS):
+        asked = batch.select("prompt_id", problem_text(batch).alias("text"), *_stated())
         parts.append(asked.select("prompt_id", *(_guess(asked, name, found) for name, found in learned.items())))
     return pl.concat(parts).unique("prompt_id", keep="first")
 

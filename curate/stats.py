@@ -140,6 +140,21 @@ def upstream_agreement(connection: duckdb.DuckDBPyConnection) -> Summary:
     return Summary("Upstream labels", rows)
 
 
+def overrides(connection: duckdb.DuckDBPyConnection) -> Summary:
+    """What readers have marked in `curate view`, and how much of it `curate verify` has respected since."""
+    rows = count_rows(
+        connection,
+        """
+        SELECT o.kind, coalesce(o.verdict, 'bad') AS said, count(*) AS marks, count(o.note) AS notes,
+               count(*) FILTER (CASE WHEN o.kind = 'verdict' THEN v.rule = 'override' AND v.verdict = o.verdict
+                   ELSE o.id IN (SELECT prompt_id FROM verdicts WHERE rule = 'override:bad_gold') END) AS in_verdicts
+        FROM overrides o LEFT JOIN verdicts v ON o.kind = 'verdict' AND v.rollout_id = o.id
+        GROUP BY ALL ORDER BY ALL
+        """,
+    )
+    return Summary("Overrides", rows)
+
+
 def pass_rates(connection: duckdb.DuckDBPyConnection) -> Summary:
     """Problems by pass rate: all wrong, tenths between, all right; problems without a judged rollout are left out."""
     rows = count_rows(
@@ -274,6 +289,7 @@ SUMMARIES: tuple[Callable[[duckdb.DuckDBPyConnection], Summary], ...] = (
     reasoning_forms,
     verdicts,
     rules,
+    overrides,
     upstream_agreement,
     pass_rates,
     lengths,

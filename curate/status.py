@@ -9,7 +9,7 @@ from curate import card
 from curate.generated import STAGE as GENERATE
 from curate.generated import unfinished
 from curate.pipeline import STEPS
-from curate.stats import Row, choices, conservation, opened, refusals
+from curate.stats import Row, choices, conservation, opened, overrides, refusals
 from pipelines import parquet, runner
 from pipelines.errors import UserError
 from pipelines.runner import Stage
@@ -25,6 +25,8 @@ class Status:
     """Rows that could not be used when read or sampled: `stage`, `source`, `reason`, `rows`."""
     choices: list[Row]
     """`stage`, `choice` (chosen, or the reason of a refusal), `rows`, `share_rate`."""
+    overrides: list[Row]
+    """What readers have marked: `kind`, `said`, `marks`, `notes`, `in_verdicts` (respected by `verify` since)."""
     conservation: list[Row]
     """`stage`, `rows_in`, `chosen`, `refused`, `in_shard`, `holds`."""
     next_command: str | None
@@ -42,6 +44,7 @@ def status(root: Path, stages: Sequence[Stage] | None = None) -> Status:
             stages=rows,
             refusals=refusals(connection).rows,
             choices=choices(connection).rows,
+            overrides=overrides(connection).rows,
             conservation=conservation(connection).rows,
             next_command=_next_command(root, rows),
         )

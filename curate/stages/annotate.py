@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from curate.classifier import Accuracy
-from curate.frames import aligned_frames, to_frame
+from curate.frames import aligned_frames, gathered, to_frame
 from curate.measures import REFLECTION, answer_position, compression_ratio, language_switches, repeated_share
 from curate.problem_labels import CLASSIFIER, problem_labels
 from pipelines import __version__, parquet
@@ -142,7 +142,7 @@ def _rollout_counts(root: Path, prompt_ids: pl.Series) -> pl.DataFrame:
     places = pl.DataFrame({"prompt_id": prompt_ids}).with_row_index("place")
     columns = {"annotations/rollouts": ["prompt_id", "num_tokens"], "verdicts": ["verdict"]}
     parts = [pl.DataFrame(schema={"place": pl.UInt32, "num_tokens": pl.Int32, "correct": pl.Boolean})]
-    for frame in aligned_frames(root, "rollout_id", columns):
+    for frame in gathered(aligned_frames(root, "rollout_id", columns)):
         right, judged = pl.col("verdict") == "correct", pl.col("verdict").is_in(["correct", "incorrect", "no_answer"])
         outcome = pl.when(judged).then(right).alias("correct")
         parts.append(frame.join(places, on="prompt_id").select("place", "num_tokens", outcome))

@@ -140,6 +140,9 @@ def _answers(prompts: pl.DataFrame) -> pl.Series:
 
 
 def _traces(sampled_twice: pl.Series, config: DedupeConfig) -> Kind:
+    # Sorted once: a search in all ids for each batch would cost more than the batch.
+    neighboured = np.sort(shingles.fingerprints(sampled_twice))
+
     def describe(rollouts: pl.DataFrame) -> Described:
         whole = pl.concat_str("reasoning", "response", separator="\n", ignore_nulls=True)
         text = rollouts.select(whole.alias("text")).to_series()
@@ -157,7 +160,8 @@ def _traces(sampled_twice: pl.Series, config: DedupeConfig) -> Kind:
             "empty": text.str.strip_chars() == "",
         }
         # A trace without neighbours needs no shingles.
-        compared = text.set(~rollouts["prompt_id"].is_in(sampled_twice.implode()), "")
+        alone = np.searchsorted(neighboured, problem, "left") == np.searchsorted(neighboured, problem, "right")
+        compared = text.set(pl.Series(alone), "")
         return pl.DataFrame(facts), word_shingles(compared, _TRACE_SHINGLE)
 
     columns = ("rollout_id", "prompt_id", "reasoning", "response", "finish_reason")

@@ -8,7 +8,8 @@ nothing behind but that folder, which the next one removes.
 A problem is stored once in a run directory, by its first source. Another gold for it later is a
 `gold_conflict` (the first stays); a gold where the stored problem has none is a `gold_late`, since
 stored text is never rewritten: import the file with the golds first, or with `--replace`. A gold that
-no verifier can read is listed as `gold_unreadable`, and its problem stays.
+no verifier can read is listed as `gold_unreadable`, and its problem stays. A rollout that another file
+of the same source brought already is a `known_rollout`, and is not stored again.
 """
 
 import json
@@ -118,10 +119,9 @@ def run(root: Path, config: ImportConfig, *, replace: bool = False) -> ImportRep
     if not config.files:
         raise UserError("nothing to import", hint="name files, folders or hub datasets: curate import FILES…")
     settings = config.model_copy(update={"files": ()})
-    reports = []
-    for source in config.files:
-        rows = open_rows(source)
-        reports.append(_finished(root, rows, settings, replace) or _import(root, rows, settings))
+    # What cannot be opened is said before anything is imported.
+    sources = [open_rows(source) for source in config.files]
+    reports = [_finished(root, rows, settings, replace) or _import(root, rows, settings) for rows in sources]
     _record_whole(root)
     return ImportReport(tuple(reports))
 
@@ -180,7 +180,8 @@ def _import(root: Path, rows: ForeignRows, settings: ImportConfig) -> SourceRepo
     shutil.rmtree(staging, ignore_errors=True)
     spools = {table: Spool(staging, table, made_from, settings.rows_per_file) for table in STAGE.writes}
     origin = Origin(settings.source or rows.name, settings.licence, settings.verifier, settings.model)
-    intake = Intake(layout, reader, origin, spools, _golds(root, replaced))
+    known = _rollouts_of(root, origin.source, stem, replaced)
+    intake = Intake(layout, reader, origin, spools, _golds(root, replaced), known)
     with progress(f"import {rows.source}") as advance:
         for row in rows.read():
             intake.take(row)
@@ -222,6 +223,19 @@ def _golds(root: Path, replaced: set[str]) -> dict[str, str | None]:
             for batch in parquet.read_batches(path, "prompts", ["prompt_id", "answer"]):
                 golds.update((row["prompt_id"], row["answer"]) for row in batch.to_pylist())
     return golds
+
+
+def _rollouts_of(root: Path, source: str, stem: str, replaced: set[str]) -> set[str]:
+    """Ids of the stored rollouts of a source, but for files about to be replaced, by `stem` or by name.
+
+    Two files may be called alike and share rows; an id that comes twice would stand in two rows.
+    """
+    ids: set[str] = set()
+    for path in parquet.table_files(root, "rollouts"):
+        if f"rollouts/{path.name}" not in replaced and not path.name.startswith(f"{stem}-"):
+            for batch in parquet.read_batches(path, "rollouts", ["rollout_id", "source"]):
+                ids.update(row["rollout_id"] for row in batch.to_pylist() if row["source"] == source)
+    return ids
 
 
 def _still_needed(root: Path, replaced: set[str]) -> Iterator[dict[str, Any]]:

@@ -8,14 +8,15 @@ Preference pairs have a stage of their own. What copies a held-out benchmark is 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
 from pydantic import Field
 
-from curate import shingles
+from curate import overrides, shingles, spill
 from curate.candidates import (
     READS,
     first_reason,
@@ -132,11 +133,12 @@ def split(root: Path, config: SplitConfig) -> dict[str, Batches]:
         ("sft", rollouts.select(id="rollout_id", prompt_id="prompt_id"), sft),
         ("rl", prompts.select(id="prompt_id", prompt_id="prompt_id"), rl),
     )
-    of_rollouts = rollouts.select("prompt_id")
+    traces = _trace_shards(root, rollouts["prompt_id"], midtrain.is_null(), sft.is_null(), config)
+    of_midtrain, of_sft = spill.one_after_the_other(root, SHARDS["sft"], traces)
     return {
         "selections/split": (_selections(*one) for one in chosen),
-        "shards/midtrain": _trace_shard(root, "midtrain", of_rollouts, midtrain, config),
-        "shards/sft": _trace_shard(root, "sft", of_rollouts, sft, config),
+        "shards/midtrain": of_midtrain,
+        "shards/sft": of_sft,
         "shards/rl": _rl_shard(root, prompts.filter(rl.is_null()), config),
     }
 
@@ -227,8 +229,12 @@ def _other_than(column: str, wanted: tuple[str, ...]) -> pl.Expr:
 
 
 def _unreadable_golds(root: Path, prompts: pl.DataFrame, rollouts: pl.DataFrame, config: SplitConfig) -> pl.Series:
-    """Ids of prompts whose reference answer no verifier can read: by their verdicts, or asked where there is none."""
-    seen = rollouts.filter(pl.col("verdict") == "gold_unreadable")["prompt_id"].unique()
+    """Ids of prompts whose reference answer no verifier can read: by their verdicts, or asked where there is none.
+
+    With them those that a reader calls bad.
+    """
+    seen = rollouts.filter(pl.col("verdict") == "gold_unreadable")["prompt_id"]
+    seen = pl.concat([seen, overrides.bad_golds(overrides.read_marks(root))]).unique()
     if not config.rl_without_rollouts:
         return seen
     unseen = prompts.filter((pl.col("num_rollouts") == 0) & pl.col("has_gold"))["prompt_id"]
@@ -253,29 +259,35 @@ def _unreadable_golds(root: Path, prompts: pl.DataFrame, rollouts: pl.DataFrame,
 # --- shards ---------------------------------------------------------------------------------------
 
 
-def _trace_shard(
-    root: Path, stage: str, rollouts: pl.DataFrame, refusals: pl.Series, config: SplitConfig
-) -> Iterator[pa.RecordBatch]:
-    """Rows of the midtrain or sft shard, in rollout order; `rollouts` and `refusals` have a row for each rollout."""
-    chosen = refusals.is_null()
-    if not chosen.any():
+def _trace_shards(
+    root: Path, prompt_ids: pl.Series, midtrain: pl.Series, sft: pl.Series, config: SplitConfig
+) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+    """Rows of the midtrain and of the sft shard, in rollout order, batch by batch of one pass over the text.
+
+    `prompt_ids` has a row for each rollout; so have `midtrain` and `sft`, which say whether it is chosen.
+    """
+    wanted = midtrain | sft
+    if not wanted.any():
         return
-    problem_of = problem_lookup(root, rollouts.filter(chosen)["prompt_id"])
+    problem_of = problem_lookup(root, prompt_ids.filter(wanted))
     columns = ["rollout_id", "prompt_id", "reasoning", "response"]
-    for _, batch in read_rows(root, "rollouts", columns, chosen.arg_true(), _BATCH_ROWS):
-        rows = []
-        for row in batch.iter_rows(named=True):
-            problem = problem_of(row["prompt_id"])
-            question = user_message(problem["problem"], problem["choices"], config.instruction)
-            rows.append(
-                {
-                    "messages": [question, assistant_message(row["reasoning"], row["response"])],
-                    "rollout_id": row["rollout_id"],
-                    "prompt_id": row["prompt_id"],
-                    "source": problem["source"],
-                }
-            )
-        yield pa.RecordBatch.from_pylist(rows, schema=SHARDS[stage])
+    for numbers, batch in read_rows(root, "rollouts", columns, wanted.arg_true(), _BATCH_ROWS):
+        rows = [_trace_row(row, problem_of(row["prompt_id"]), config) for row in batch.iter_rows(named=True)]
+        of_midtrain, of_sft = (list(compress(rows, chosen.gather(numbers))) for chosen in (midtrain, sft))
+        yield (
+            pa.RecordBatch.from_pylist(of_midtrain, schema=SHARDS["midtrain"]),
+            pa.RecordBatch.from_pylist(of_sft, schema=SHARDS["sft"]),
+        )
+
+
+def _trace_row(rollout: Mapping[str, Any], problem: Mapping[str, Any], config: SplitConfig) -> dict[str, Any]:
+    question = user_message(problem["problem"], problem["choices"], config.instruction)
+    return {
+        "messages": [question, assistant_message(rollout["reasoning"], rollout["response"])],
+        "rollout_id": rollout["rollout_id"],
+        "prompt_id": rollout["prompt_id"],
+        "source": problem["source"],
+    }
 
 
 def _rl_shard(root: Path, prompts: pl.DataFrame, config: SplitConfig) -> Iterator[pa.RecordBatch]:

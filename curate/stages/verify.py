@@ -3,6 +3,7 @@
 The verifier is the one its prompt names. Only responses are read, in batches, never the reasoning; the
 golds are held in memory. What hangs or kills a verifier is a `timeout`, which says nothing of the model.
 Math-Verify and a judge may be asked too (`curate/opinions.py`); what they say otherwise is kept as `dissent`.
+What a reader says (`curate/overrides.py`) outweighs them all.
 """
 
 from collections import Counter, deque
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import Field
 
+from curate import overrides
 from curate.judging import Judge, JudgeCounts, judge_name, opened_judge
 from curate.opinions import Label, Opinions
 from curate.teachers import resolve_teacher
@@ -27,7 +29,7 @@ from pipelines.tables import VERDICT_LABELS, VERDICTS
 from verifiers import VERIFIERS, VERSIONS, Job, Question, Verdict, VerifierPool
 from verifiers import Outcome as VerdictOutcome
 
-STAGE = Stage("verify", reads=("rollouts", "prompts"), writes=("verdicts",), version=2)
+STAGE = Stage("verify", reads=("rollouts", "prompts", "overrides"), writes=("verdicts",), version=2)
 
 
 class VerifyConfig(Config):
@@ -106,6 +108,8 @@ def run(
     """Make the verdicts of every rollouts file that has none, or stale ones; `part` as in `run_row_stage`."""
     prompts = parquet.require_files(root, "prompts", hint="verdicts need the reference answers: `curate import` them")
     side_inputs = [*(parquet.facts(path).digest for path in prompts), *sorted(VERSIONS.values()), *_judge_id(config)]
+    side_inputs += overrides.digests(root)
+    marks = overrides.read(root)
     if config.judge is not None and part is not None:
         raise UserError("one process asks a judge", hint="leave out --executor, or the judge for now")
     golds: dict[str, tuple[str, Question]] = {}
@@ -126,7 +130,7 @@ def run(
             for labels in verify(parquet.read_batches(path, "rollouts", columns, _READ_ROWS), golds, pool, opinions):
                 advance(labels.num_rows)
                 rescued += sum(_is_rescued(row) for row in labels.select(["verdict", "rule"]).to_pylist())
-                yield labels
+                yield overrides.overridden(labels, marks)
 
         done = run_row_stage(root, STAGE, config, label, replace=replace, side_inputs=side_inputs, part=part)
     judge = opinions.judge

@@ -6,14 +6,16 @@ import tomllib
 from pathlib import Path
 
 import datasets
+import mlcroissant
 import pytest
 from huggingface_hub import DatasetCard
 from run_directories import small_run, write_rows
 
-from curate.card import PICTURE, STAGE, check_card, template_file, write_card
+from curate.card import CROISSANT, PICTURES, STAGE, check_card, template_file, write_card
 from curate.stages import import_
 from pipelines import parquet, runner
 from pipelines.errors import UserError
+from pipelines.tables import TABLES
 
 
 @pytest.fixture
@@ -39,6 +41,37 @@ def test_datasets_opens_every_config(run: Path, tmp_path: Path):
     assert rows == {"midtrain": 7, "sft": 7, "dpo": 2, "rl": 5}
     message = datasets.load_dataset(str(run), cache_dir=str(tmp_path / "cache"))["train"][0]["messages"]
     assert [turn["role"] for turn in message] == ["user", "assistant"]
+
+
+def test_features_and_sizes_are_those_of_the_files(run: Path, tmp_path: Path):
+    info = {one["config_name"]: one for one in DatasetCard(write_card(run).read_text()).data.to_dict()["dataset_info"]}
+    for kind in ("midtrain", "sft", "dpo", "rl"):
+        loaded = datasets.load_dataset(str(run), kind, split="train", cache_dir=str(tmp_path / "cache"))
+        stated = datasets.Features._from_yaml_list(info[kind]["features"])
+        assert stated == datasets.Features.from_arrow_schema(TABLES[f"shards/{kind}"]) == loaded.features
+        assert info[kind]["splits"][0]["num_examples"] == loaded.num_rows
+        assert info[kind]["download_size"] == (run / f"shards/{kind}/00000.parquet").stat().st_size
+
+
+def test_languages_are_those_of_the_problems(run: Path):
+    assert DatasetCard(write_card(run).read_text()).data.to_dict()["language"] == ["en"]
+    rows = parquet.read_table(run / "prompts/00000.parquet", "prompts").to_pylist()
+    rows[0]["problem"], rows[1]["problem"] = "求 $1+2$ 的值。", "두 수의 합은?"
+    rows[2]["problem"] = "りんごは3個あります。合計は?"
+    write_rows(run, "prompts", rows)
+    assert DatasetCard(write_card(run).read_text()).data.to_dict()["language"] == ["en", "zh", "ja", "ko"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mlcroissant's own, of rdflib and pandas
+def test_croissant_is_valid_and_opens_every_shard(run: Path):
+    write_card(run, name="sums", version="1.2.0")
+    dataset = mlcroissant.Dataset(jsonld=str(run / CROISSANT))
+    assert not dataset.metadata.ctx.issues.errors
+    assert (dataset.metadata.name, str(dataset.metadata.version)) == ("sums", "1.2.0")
+    rows = {kind: list(dataset.records(kind)) for kind in ("midtrain", "sft", "dpo", "rl")}
+    assert {kind: len(found) for kind, found in rows.items()} == {"midtrain": 7, "sft": 7, "dpo": 2, "rl": 5}
+    assert [turn["sft/messages/role"] for turn in rows["sft"][0]["sft/messages"]] == [b"user", b"assistant"]
+    assert rows["rl"][0]["rl/answer"] == b"1"
 
 
 def test_an_empty_shard_has_no_config(run: Path):
@@ -75,11 +108,11 @@ def test_where_candidates_go_is_a_table_and_a_picture(run: Path):
         column = {name: int(row[stage].replace("–", "0")) for name, row in cells.items()}
         assert column["candidates"] == sum(rows for name, rows in column.items() if name != "candidates")
     assert "](reports/flow.png)" in text
-    picture = (run / PICTURE).read_bytes()
+    picture = (run / PICTURES[0]).read_bytes()
     assert picture.startswith(b"\x89PNG")
-    (run / PICTURE).unlink()
+    (run / PICTURES[0]).unlink()
     write_card(run)
-    assert (run / PICTURE).read_bytes() == picture
+    assert (run / PICTURES[0]).read_bytes() == picture
 
 
 def test_a_problem_in_several_stages_is_reported(run: Path):

@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from run_directories import small_run, write_rows
 
-from curate.diff import Diff, TableDiff, diff, render
+from curate.diff import Diff, TableDiff, diff, draw_diff, render
 from curate.stages.publish import publish
 from pipelines import parquet
 
@@ -67,7 +68,8 @@ def test_an_empty_directory_has_lost_everything(tmp_path: Path):
     run = small_run(tmp_path / "a")
     (tmp_path / "b").mkdir()
     found = diff(run, tmp_path / "b")
-    assert all(table.removed == table.before > 0 and table.after == 0 for table in found.tables)
+    assert all(table.removed == table.before and table.after == 0 for table in found.tables)
+    assert table(found, "rollouts").removed == 24
 
 
 def test_published_versions_go_by_their_names(tmp_path: Path):
@@ -85,3 +87,27 @@ def test_forms(found: Diff):
     markdown = render(found, "markdown")
     assert "| verdicts | 24 | 28 | 4 | 0 | 1 |" in markdown
     assert "| verdicts | changed | verdict correct → incorrect | 1 |" in markdown
+
+
+def test_rows_are_counted_by_stage_and_source(found: Diff):
+    counts = {(row["stage"], row["source"]): (row["before"], row["after"]) for row in found.shards}
+    assert counts["rl", "sums"] == (3, 4)
+    assert sum(before for (stage, _), (before, _) in counts.items() if stage == "sft") == 7
+    assert "| sft | sums |" in render(found, "markdown")
+
+
+def test_columns_that_came_or_went_are_named(tmp_path: Path):
+    a, b = small_run(tmp_path / "a"), small_run(tmp_path / "b")
+    assert diff(a, b).schemas == ()
+    path = b / "refusals/00000.parquet"
+    rows = pq.read_table(path)
+    pq.write_table(rows.append_column("severity", [["high"] * rows.num_rows]), path)
+    assert diff(a, b).schemas == ("`refusals` gained column `severity` (string)",)
+    assert diff(b, a).schemas == ("`refusals` lost column `severity`",)
+    assert "- `refusals` gained column" in render(diff(a, b), "markdown")
+
+
+def test_the_picture_is_drawn_the_same_each_time(found: Diff, tmp_path: Path):
+    first = draw_diff(found, tmp_path / "one.png").read_bytes()
+    assert first.startswith(b"\x89PNG")
+    assert draw_diff(found, tmp_path / "two.png").read_bytes() == first

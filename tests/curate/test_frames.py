@@ -6,7 +6,7 @@ import polars as pl
 from rows import prompt, rollout, rollout_label, verdict
 from run_directories import write_rows
 
-from curate.frames import aligned_frames, read_rows
+from curate.frames import aligned_frames, gathered, read_rows
 
 ASKED = prompt("How many?")
 ROLLOUTS = [rollout(ASKED, f"trace {k}", sample_index=k) for k in range(10)]
@@ -39,3 +39,12 @@ def test_rows_by_number_across_files(tmp_path: Path):
         found = list(read_rows(tmp_path, "rollouts", ["response"], pl.Series("row", wanted, dtype=pl.UInt32), 2))
         assert [row for rows, _ in found for row in rows] == wanted
         assert [text for _, frame in found for text in frame["response"]] == [f"trace {row}" for row in wanted]
+
+
+def test_gathered_frames_have_all_rows_in_order():
+    parts = [pl.DataFrame({"row": [row, row + 1]}) for row in range(0, 10, 2)]
+    found = list(gathered(iter(parts), 4))
+    assert [frame.height for frame in found] == [4, 4, 2]
+    assert pl.concat(found)["row"].to_list() == list(range(10))
+    assert list(gathered(iter([]), 4)) == []
+    assert [frame.columns for frame in gathered(iter([parts[0].clear()]), 4)] == [["row"]]

@@ -113,6 +113,21 @@ def test_a_problem_is_stored_once_in_a_run_directory(tmp_path: Path) -> None:
     assert [row["source"] for row in rows(out, "prompts")] == ["a", "a", "a", "b", "b"]
 
 
+def test_files_of_one_source_that_share_rows_store_them_once(tmp_path: Path) -> None:
+    traces = [{"problem": "What is $2 + 3$?", "answer": "5", "model": "m", "completion": str(k)} for k in range(4)]
+    (tmp_path / "again").mkdir()
+    first, second = write(tmp_path / "a.jsonl", traces[:3]), write(tmp_path / "again/a.jsonl", [*traces[:2], traces[3]])
+    root = tmp_path / "out"
+    report = bring(root, first, second)
+    assert report.sources[1].counts.refused == {"known_rollout": 2}
+    stored = rows(root, "rollouts")
+    assert sorted(row["response"] for row in stored) == ["0", "1", "2", "3"]
+    assert len({row["rollout_id"] for row in stored}) == 4
+    assert [row["reason"] for row in rows(root, "refusals")] == ["known_rollout"] * 2
+    # The same file in its own place again brings all of its own.
+    assert bring(root, second, replace=True, licence="MIT").sources[0].counts.rollouts == 1
+
+
 def test_another_gold_is_a_conflict_and_the_first_stays(tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = [{"problem": "Half of one?", "answer": r"\frac{1}{2}"}, {"problem": "Say it.", "answer": None}]

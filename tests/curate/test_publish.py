@@ -1,22 +1,20 @@
 """Publish: a version appears whole, once, and never changes."""
 
-import os
-import signal
-import subprocess
-import sys
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import fsspec
 import pytest
-from run_directories import small_run
+from object_store import BUCKET, object_store
+from run_directories import small_run, write_rows
 
 from curate.card import check_card
 from curate.stages.publish import publish
-from pipelines import versions
+from pipelines import parquet, versions
 from pipelines.errors import UserError
-from pipelines.versions import Reference, fetch, read_version
-
-ROOT = Path(__file__).parents[2]
+from pipelines.versions import Reference, fetch
 
 
 @pytest.fixture
@@ -24,10 +22,19 @@ def run(tmp_path: Path) -> Path:
     return small_run(tmp_path / "out")
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture(scope="module")
+def store() -> Iterator[dict[str, str]]:
+    with object_store() as environment:
+        yield environment
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
 def destination(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "folder":
         return str(tmp_path / "sets/sums")
+    if request.param == "s3":
+        request.getfixturevalue("store")
+        return f"s3://{BUCKET}/{tmp_path.name}/sums"
     memory = fsspec.filesystem("memory")
     memory.store.clear()
     return "memory://bucket/sums"
@@ -40,7 +47,7 @@ def test_round_trip(run: Path, destination: str, tmp_path: Path):
     version, _ = fetch(Reference(destination, "1.0.0"), tmp_path / "copy")
     assert version == published.version
     for place in version.files:
-        if place != "README.md":
+        if place.endswith(".parquet"):
             assert (tmp_path / "copy" / place).read_bytes() == (run / place).read_bytes()
     assert "# sums 1.0.0" in (tmp_path / "copy/README.md").read_text()
     assert check_card(tmp_path / "copy") == []
@@ -70,7 +77,7 @@ def test_a_bad_number_publishes_nothing(run: Path, tmp_path: Path):
 
 def test_a_publish_that_was_cut_off_is_continued(run: Path, destination: str, tmp_path: Path):
     filesystem, target = versions.open_location(destination, "1.0.0")
-    staging = target + (".partial" if isinstance(filesystem, fsspec.get_filesystem_class("file")) else "")
+    staging = _staging(filesystem, target)
     filesystem.makedirs(f"{staging}/rollouts", exist_ok=True)
     filesystem.pipe_file(f"{staging}/rollouts/00000.parquet", b"half a fi")
     filesystem.pipe_file(f"{staging}/rollouts/00001.parquet", b"of another run")
@@ -98,29 +105,86 @@ def test_of_two_publishers_at_once_one_wins_and_the_other_is_told(run: Path, des
     assert version == first.version
 
 
-def test_killed_at_any_moment_no_half_version_is_visible(run: Path, tmp_path: Path):
-    """SIGKILL while files are stored; the version is either absent or whole, and publishing again completes it."""
-    destination = tmp_path / "sets/sums"
-    code = (
-        "import sys, time; from pathlib import Path; from curate.stages.publish import publish\n"
-        "def slow(n): print(n, flush=True); time.sleep(0.05)\n"
-        f"publish(Path({str(run)!r}), {str(destination)!r}, '1.0.0', on_bytes=slow)"
-    )
-    for num_files in (1, 7, 15):
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT) as publisher:
-            assert publisher.stdout is not None
-            for _ in range(num_files):
-                publisher.stdout.readline()
-            os.kill(publisher.pid, signal.SIGKILL)
-        assert not (destination / "1.0.0").exists()
-    assert publish(run, str(destination), "1.0.0").new
-    version = read_version(destination / "1.0.0")
-    assert version is not None
-    assert list(versions.faults(destination / "1.0.0", version)) == []
-    assert sorted(path.name for path in destination.iterdir()) == [".lock", "1.0.0"]
+def test_what_an_interrupted_publish_has_stored_is_not_stored_again(run: Path, destination: str):
+    filesystem, target = versions.open_location(destination, "1.0.0")
+    stop = KeyboardInterrupt("the plug is pulled")
+
+    def pull(num_bytes: int) -> None:
+        if filesystem.exists(f"{_staging(filesystem, target)}/duplicates/00000.parquet"):
+            raise stop
+
+    with pytest.raises(KeyboardInterrupt):
+        publish(run, destination, "1.0.0", on_bytes=pull)
+    kept = filesystem.info(f"{_staging(filesystem, target)}/duplicates/00000.parquet")
+    publish(run, destination, "1.0.0")
+    now = filesystem.info(f"{target}/duplicates/00000.parquet")
+    stamps = [info.get("LastModified") or info.get("created") for info in (kept, now)]
+    assert stamps[0] == stamps[1] is not None
 
 
-def test_the_card_is_copied_where_asked(run: Path, tmp_path: Path):
+def _staging(filesystem: fsspec.AbstractFileSystem, target: str) -> str:
+    return target + (".partial" if isinstance(filesystem, fsspec.get_filesystem_class("file")) else "")
+
+
+def test_a_bucket_that_does_not_exist_is_said_and_not_made(run: Path, store: dict[str, str]):
+    with pytest.raises(UserError, match="cannot publish to `s3://no-such-bucket/sums`"):
+        publish(run, "s3://no-such-bucket/sums", "1.0.0")
+    assert not fsspec.filesystem("s3").exists("s3://no-such-bucket")
+
+
+def test_the_card_is_published_and_copied_with_its_pictures(run: Path, tmp_path: Path):
     publish(run, str(tmp_path / "sets/sums"), "1.0.0", cards=tmp_path / "cards")
-    copied = (tmp_path / "cards/sums-1.0.0.md").read_text()
-    assert copied == (tmp_path / "sets/sums/1.0.0/README.md").read_text()
+    published = tmp_path / "sets/sums/1.0.0"
+    copied = tmp_path / "cards/sums-1.0.0.md"
+    for card in (published / "README.md", copied):
+        pictures = re.findall(r"\]\(([^)]*\.png)\)", card.read_text())
+        assert len(pictures) == 2
+        assert all((card.parent / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    differing = set(copied.read_text().splitlines()) ^ set((published / "README.md").read_text().splitlines())
+    assert all(".png" in line for line in differing)
+
+
+def test_the_card_says_what_changed_since_the_version_before(run: Path, tmp_path: Path):
+    destination = str(tmp_path / "sets/sums")
+    publish(run, destination, "1.0.0")
+    assert "## Changes since" not in (tmp_path / "sets/sums/1.0.0/README.md").read_text()
+    publish(small_run(tmp_path / "other", changed=True), destination, "1.1.0")
+    card = (tmp_path / "sets/sums/1.1.0/README.md").read_text()
+    assert "## Changes since sums@1.0.0" in card
+    assert "| verdicts | 24 | 28 | 4 | 0 | 1 |" in card
+    assert "| sft | removed | now refused: incorrect | 1 |" in card
+    assert check_card(tmp_path / "sets/sums/1.1.0") == []
+    assert not publish(run, destination, "1.0.0").new
+    publish(run, destination, "1.0.1")
+    assert "## Changes since sums@1.0.0" in (tmp_path / "sets/sums/1.0.1/README.md").read_text()
+
+
+def test_the_published_folder_opens_in_datasets(run: Path, tmp_path: Path):
+    publish(run, str(tmp_path / "sets/sums"), "1.0.0")
+    folder = tmp_path / "sets/sums/1.0.0"
+    assert datasets.get_dataset_config_names(str(folder)) == ["midtrain", "sft", "dpo", "rl"]
+    for kind, rows in {"midtrain": 7, "sft": 7, "dpo": 2, "rl": 5}.items():
+        loaded = datasets.load_dataset(str(folder), kind, split="train", cache_dir=str(tmp_path / "cache"))
+        assert loaded.num_rows == rows
+
+
+def test_folders_of_this_machine_are_not_published(tmp_path: Path):
+    heldout = tmp_path / "heldout.jsonl"
+    heldout.write_text('{"problem": "How many primes are there below one hundred and seven?", "answer": "27"}\n')
+    publish(small_run(tmp_path / "out", against=[f"mine={heldout}"]), str(tmp_path / "sets/sums"), "1.0.0")
+    folder = tmp_path / "sets/sums/1.0.0"
+    assert '"mine=heldout.jsonl"' in (folder / "manifest.json").read_text()
+    for place in ("manifest.json", "README.md", "croissant.json", "VERSION.json"):
+        assert str(tmp_path) not in (folder / place).read_text()
+    assert check_card(folder) == []
+
+
+def test_secrets_are_reported(run: Path, tmp_path: Path):
+    rows = parquet.read_table(run / "rollouts/00000.parquet", "rollouts").to_pylist()
+    rows[0]["response"] = "my token is hf_" + "aB3" * 11
+    write_rows(run, "rollouts", rows)
+    (row,) = publish(run, str(tmp_path / "sets/sums"), "1.0.0").personal
+    assert (row["kind"], row["rows"]) == ("Hugging Face token", 1)
+    card = (tmp_path / "sets/sums/1.0.0/README.md").read_text()
+    assert "| Hugging Face token | rollouts | 1 | 1 | 1 |" in card
+    assert "aB3aB3" not in card

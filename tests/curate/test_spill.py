@@ -1,8 +1,10 @@
 """Texts come bucket by bucket, whatever order they are stored in, and nothing is left behind."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from curate import spill
@@ -33,6 +35,33 @@ def test_nothing_is_left_where_it_is_given_up(tmp_path: Path):
     next(given_up)
     assert len(list(tmp_path.iterdir())) == 2
     given_up.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_may_come_in_any_order(tmp_path: Path):
+    wanted = pl.DataFrame({"bucket": [1, 0, 1, 0], "row": [7, 7, 2, 9]})
+    found = {
+        bucket: sorted(rows["row"]) for bucket, rows in spill.regrouped(tmp_path, wanted, batches([9, 2, 4, 7, 0, 3]))
+    }
+    assert found == {0: [7, 9], 1: [2, 7]}
+
+
+def test_two_streams_of_one_pass(tmp_path: Path):
+    def rows(*numbers: int) -> pa.RecordBatch:
+        return pa.RecordBatch.from_pydict({"row": pa.array(numbers, pa.int64())})
+
+    passes = []
+
+    def pairs() -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+        passes.append("one")
+        yield rows(1, 2), rows()
+        yield rows(), rows(7)
+        yield rows(3), rows(8, 9)
+
+    left, right = spill.one_after_the_other(tmp_path, rows().schema, pairs())
+    assert [batch["row"].to_pylist() for batch in left] == [[1, 2], [], [3]]
+    assert [batch["row"].to_pylist() for batch in right] == [[], [7], [8, 9]]
+    assert passes == ["one"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import boto3
+from s3fs import S3FileSystem
 
 _SERVE = """
 import sys
@@ -42,6 +43,7 @@ def object_store() -> Iterator[dict[str, str]]:
         }
         before = {name: os.environ.get(name) for name in environment}
         os.environ.update(environment)
+        S3FileSystem.clear_instance_cache()  # one that an earlier server was asked through keeps its address
         try:
             client = boto3.client("s3")
             client.create_bucket(Bucket=BUCKET)

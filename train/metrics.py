@@ -144,9 +144,11 @@ def peak_memory_gb(device: torch.device | None = None) -> float:
     """Most memory held so far, in 10^9 bytes: of an accelerator by its allocator, else of the process."""
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    if _STATUS.exists():  # elsewhere a process begins with the peak of the one that started it
-        (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024 / 1e9
+    lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
+    for line in lines:
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024 / 1e9
+    # Elsewhere; on Linux a process would begin with the peak of the one that started it.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 

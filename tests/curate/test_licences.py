@@ -74,8 +74,9 @@ def test_an_acknowledged_licence_is_published_and_told(run: Path, tmp_path: Path
 
 
 def test_only_what_forbids_stops():
-    rows = [
-        {"source": "a", "licence": name, "sharing": sharing(name), "problems": 1}
-        for name in ("mit", "x", "cc-by-nc-4.0")
-    ]
-    refuse_unshareable(rows, [])
+    names = ("mit", "x", "cc-by-nc-4.0", "cc-by-nd-4.0")
+    rows = [{"source": name, "licence": name, "sharing": sharing(name), "problems": 1} for name in names]
+    with pytest.raises(UserError, match=r"source `cc-by-nd-4.0`"):
+        refuse_unshareable(rows, [])
+    assert refuse_unshareable(rows[:-1], []) is None
+    assert refuse_unshareable(rows, ["CC BY-ND 4.0"]) is None

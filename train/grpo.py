@@ -3,25 +3,23 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from pydantic import Field
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipelines.errors import UserError
-from pipelines.models import resolve_model
 from pipelines.sampling import Sampler
 from train import checkpoint
 from train.advantages import annealed_temperature
 from train.grpo_update import UpdateConfig, update_policy
 from train.metrics import metrics_log
-from train.model import default_device, load_model, load_tokenizer, named_weights
+from train.model import default_device, load_model, load_tokenizer
 from train.monitors import Finding, Monitor, MonitorConfig, Watch
 from train.optim import make_optimizer
+from train.policy_sampler import PolicySamplerConfig, Refresh, open_policy_sampler
 from train.rollouts import (
     Group,
     RolloutConfig,
@@ -40,7 +38,7 @@ from verifiers import VerifierPool
 _log = logging.getLogger(__name__)
 
 
-class RlConfig(RolloutConfig, UpdateConfig, MonitorConfig):
+class RlConfig(RolloutConfig, UpdateConfig, MonitorConfig, PolicySamplerConfig):
     """Reinforcement learning with verifiable reward; what is sampled and how it is learned from are in the bases."""
 
     steps: int = Field(100, ge=1)
@@ -49,16 +47,8 @@ class RlConfig(RolloutConfig, UpdateConfig, MonitorConfig):
     """Keep the starting policy in memory, so that its KL is logged every step."""
     max_length: int = Field(25600, ge=2)
     """Tokens of prompt and completion together (paper), for sampler and trainer."""
-    engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """What samples: `auto` is vLLM on an accelerator, else the policy itself through transformers."""
-    gpu_memory: float = Field(0.4, gt=0, lt=1)
-    """Share of the accelerator's memory that vLLM takes beside the trainer."""
     save_every: int = Field(10, ge=1)
     """Steps between checkpoints: what a kill can cost."""
-
-
-Refresh = Callable[[], None]
-"""Gives the sampler the policy's weights of the moment."""
 
 
 def train_rl(
@@ -94,9 +84,11 @@ def train_rl(
         optimizer = make_optimizer(policy, config.learning_rate)
         first_step, extra = checkpoint.resume(out, policy, optimizer)
         cursor = extra.get("cursor", 0)
-        refresh = _nothing
+        refresh: Refresh | None = None
         if sampler is None:
-            sampler, refresh = open_policy_sampler(config, model, policy, tokenizer)
+            sampler, refresh = open_policy_sampler(
+                config, model, policy, tokenizer, max_length=config.max_length, precision=config.precision
+            )
             stack.callback(sampler.close)
         pool = stack.enter_context(VerifierPool())
         log = stack.enter_context(metrics_log(out, "rl", config.steps, first_step, model=policy))
@@ -106,7 +98,8 @@ def train_rl(
             temperature = annealed_temperature(
                 step, config.steps, config.start_temperature, config.end_temperature, config.anneal_over
             )
-            refresh()
+            if refresh is not None:
+                refresh()
             rollouts = sample_step(sampler, pool, prompts, config, step=step, cursor=cursor, temperature=temperature)
             sampling = step_sampling(config, temperature)
             write_samples(out, f"{step:05d}.parquet", rollouts.samples, sampler.model, sampling, "rl", step=step)
@@ -137,35 +130,6 @@ def train_rl(
                 checkpoint.save(folder, policy, tokenizer, lineage, optimizer=optimizer, step=step + 1, extra=cursors)
         checkpoint.save(out / "final", policy, tokenizer, lineage, step=config.steps)
     return out / "final"
-
-
-def _nothing() -> None:
-    """Refresh a sampler that is the policy itself."""
-
-
-def open_policy_sampler(
-    config: RlConfig, model: str, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> tuple[Sampler, Refresh]:
-    """A sampler of the policy, and what to call before each step."""
-    engine = config.engine
-    if engine == "auto":
-        engine = "transformers" if policy.device.type == "cpu" else "vllm"
-    if engine == "transformers":
-        from pipelines.samplers.transformers import TransformersSampler
-
-        dtype = "bfloat16" if config.precision == "bf16" else "float32"
-        live = TransformersSampler.from_model(policy, tokenizer, "policy", dtype=dtype, max_model_len=config.max_length)
-        return live, _nothing
-    from pipelines.samplers.vllm import VllmSampler
-
-    vllm = VllmSampler(
-        "policy",
-        resolve_model(model),
-        max_model_len=config.max_length,
-        gpu_memory=config.gpu_memory,
-        in_process=True,  # weights are replaced in place
-    )
-    return vllm, lambda: vllm.update_weights(named_weights(policy))
 
 
 def heed(findings: Iterable[Finding], stop_on: Collection[Watch], step: int) -> None:

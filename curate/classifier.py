@@ -47,8 +47,13 @@ def sample(labelled: pl.DataFrame) -> pl.DataFrame:
     labelled = labelled.filter(pl.len().over("label") >= MIN_OF_LABEL)
     if labelled.height < MIN_LABELLED or labelled["label"].n_unique() < 2:
         return labelled.clear()
+    return shuffled(labelled).head(_MOST_LABELLED)
+
+
+def shuffled(labelled: pl.DataFrame) -> pl.DataFrame:
+    """The rows in an order that their `prompt_id` decides."""
     order = pl.Series("order", shingles.fingerprints(labelled["prompt_id"], _SEED))
-    return labelled.with_columns(order).sort("order", "prompt_id").head(_MOST_LABELLED).drop("order")
+    return labelled.with_columns(order).sort("order", "prompt_id").drop("order")
 
 
 def train(problems: pl.DataFrame) -> Classifier | None:

@@ -241,6 +241,8 @@ def decontaminate(
 @app.command()
 def annotate(
     root: Root = Path("out"),
+    judge: Annotated[str | None, typer.Option(help="A model that says domain and level where no source does.")] = None,
+    server: Annotated[str | None, typer.Option(help="URL of the judge's OpenAI-compatible server.")] = None,
     recipe: RecipeFile = None,
     overrides: Overrides = None,
     replace: Replace = False,
@@ -252,7 +254,8 @@ def annotate(
 
     Example: curate annotate out/
     """
-    _stage("annotate", root, recipe, overrides, replace, dry_run, {}, executor=executor, tasks=tasks)
+    given = {"judge": judge, "judge_server": server}
+    _stage("annotate", root, recipe, overrides, replace, dry_run, given, executor=executor, tasks=tasks)
 
 
 @app.command()

@@ -7,6 +7,13 @@ import polars as pl
 LEVELS = ("elementary", "middle school", "high school", "college", "graduate")
 """Levels of arXiv:2504.21233, easiest first."""
 
+DOMAINS = (
+    *("arithmetic", "algebra", "number theory", "counting & probability", "geometry", "precalculus", "calculus"),
+    *("linear algebra", "analysis", "statistics", "logic", "topology", "physics", "chemistry", "biology"),
+    *("computer science", "puzzle", "other"),
+)
+"""Domains that a judge chooses from. Sources have more words than these, which stay theirs."""
+
 _DOMAINS: dict[str, str] = {
     **dict.fromkeys(["prealgebra", "intermediate algebra", "elementary algebra", "abstract algebra"], "algebra"),
     **dict.fromkeys(["functional equation", "functional equations"], "algebra"),

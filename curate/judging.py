@@ -1,7 +1,7 @@
-"""The judge of rejected answers: a model that is opened when it is first asked, and replies that are kept on disk.
+"""A judge: a model that is opened when it is first asked, and replies that are kept on disk.
 
-A reply is a line of the journal `verdicts/.judge-MODEL.journal` as soon as it comes, under the digest of model,
-settings and prompt: a kill pays for nothing twice, and a judge that was asked before is not even opened.
+A reply is a line of the journal `.judge-MODEL.journal` as soon as it comes, under the digest of model, settings
+and prompt: a kill pays for nothing twice, and a judge that was asked before is not even opened.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ class JudgeCounts:
 
 @dataclass
 class Judge:
-    """A model that is asked whether two answers mean the same."""
+    """A model that is asked whether two answers mean the same, or what a problem is about."""
 
     name: str
     """Goes into the `verifier` column, behind `judge@VERSION:`."""
@@ -47,6 +47,8 @@ class Judge:
     sampling: SamplingConfig
     open_model: Callable[[], Sampler]
     journal: Journal
+    readable: Callable[[str], bool] = lambda reply: says_same(reply) is not None
+    """Whether a reply has the form that was asked for."""
     counts: JudgeCounts = field(default_factory=JudgeCounts)
     on_reply: Callable[[], object] = lambda: None
     """Called after each reply or refusal."""
@@ -83,7 +85,7 @@ class Judge:
             self.counts.asked += 1
             if isinstance(result, Completion):
                 reply = self._response(result)
-                self.counts.unreadable += says_same(reply) is None
+                self.counts.unreadable += not self.readable(reply)
                 self.journal.append(result.id, {"reply": reply})
             else:
                 self.counts.refused += 1
@@ -132,6 +134,11 @@ def opened_judge(judge: str, server: str | None, max_tokens: int, folder: Path) 
         opened = Judge(name, teacher, sampling, open_model, journal)
         stack.callback(opened.close)
         yield opened
+
+
+def judge_identity(judge: str | None, server: str | None) -> list[str]:
+    """The judge's name and weights, if there is one: a model that is trained further is another judge."""
+    return [] if judge is None else [judge_name(resolve_teacher(judge, server), server)]
 
 
 def judge_name(teacher: Teacher, server: str | None) -> str:

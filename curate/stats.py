@@ -253,7 +253,7 @@ def domains(connection: duckdb.DuckDBPyConnection) -> Summary:
 
 
 def label_origins(connection: duckdb.DuckDBPyConnection) -> Summary:
-    """Who says what a problem is about and how hard it is: its source, a classifier, or nobody."""
+    """Who says what a problem is about and how hard it is: its source, a judge, a classifier, or nobody."""
     rows = count_rows(
         connection,
         """

@@ -121,7 +121,7 @@ PROMPT_ANNOTATIONS = _schema(
     [
         ("prompt_id", pa.string()),
         ("domain", pa.string(), OPTIONAL),
-        ("domain_from", pa.string()),  # source, classifier, none
+        ("domain_from", pa.string()),  # source, judge, classifier, none
         ("level", pa.string(), OPTIONAL),
         ("level_from", pa.string()),
         ("num_rollouts", pa.int32()),

@@ -5,17 +5,24 @@ and the verdicts up by prompt.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
+from pydantic import Field
 
 from curate.classifier import Accuracy
 from curate.frames import aligned_frames, gathered, to_frame
+from curate.judging import Judge, judge_identity, opened_judge
+from curate.label_judge import read_labels
 from curate.measures import REFLECTION, answer_position, compression_ratio, language_switches, repeated_share
 from curate.problem_labels import CLASSIFIER, problem_labels
 from pipelines import __version__, parquet
 from pipelines.config import Config
+from pipelines.progress import progress
 from pipelines.reasoning import TRUNCATED
 from pipelines.runner import Outcome, Stage, record, run_row_stage, run_set_stage
 from pipelines.tables import PROMPT_ANNOTATIONS, ROLLOUT_ANNOTATIONS
@@ -35,9 +42,43 @@ class AnnotateConfig(Config):
 
     classifier: bool = True
     """Whether a domain or level that no source states is learned from the sources that state theirs."""
+    judge: str | None = None
+    """A model that says them instead, problem by problem: as `--teacher` of `curate generate`."""
+    judge_server: str | None = None
+    """URL of an OpenAI-compatible server; where a judge runs changes no label."""
+    judge_max_tokens: int = Field(4096, ge=16)
+    """Tokens of a reply, its reasoning included; a longer one says nothing."""
+    judge_check: int = Field(200, ge=0)
+    """Problems whose source states its label that the judge is asked about too, so that its worth is known."""
+
+    def resolved(self) -> dict[str, Any]:
+        """As of any config, without the server, and without a judge's settings where there is none."""
+        values = self.model_dump(mode="json", exclude={"judge_server"})
+        return {name: value for name, value in values.items() if self.judge or not name.startswith("judge")}
 
 
 CONFIG = AnnotateConfig
+
+
+@dataclass(frozen=True)
+class AnnotateReport(Outcome):
+    """What was done, and what was asked of a judge, where there is one."""
+
+    judge: Judge | None = None
+
+    def lines(self) -> list[str]:
+        """The report in words."""
+        if not self.made:
+            return [f"nothing to do, {self.kept} files are fresh"]
+        lines = [f"{self.made} files made, {self.kept} kept, {self.rows:,} rows in {self.seconds:.1f} s"]
+        if self.judge is not None:
+            counts = self.judge.counts
+            lines.append(
+                f"judge {self.judge.name}: {counts.asked:,} problems asked about, {counts.remembered:,} remembered; "
+                f"{counts.unreadable:,} replies in no readable form, {counts.refused:,} refused"
+            )
+        return lines
+
 
 _BATCH_ROWS = 256
 
@@ -52,22 +93,41 @@ def run(root: Path, config: AnnotateConfig, *, replace: bool = False, part: tupl
         outcomes.append(run_row_stage(root, STAGE, config, _annotate_file, replace=replace, part=part))
     if part is not None:
         return outcomes[0]
-    outcomes.append(
-        run_set_stage(
-            root,
-            PROMPT_STAGE,
-            config,
-            lambda: {"annotations/prompts": [annotate_prompts(root, config)]},
-            replace=replace,
+    with _opened(root, config) as judge:
+        outcomes.append(
+            run_set_stage(
+                root,
+                PROMPT_STAGE,
+                config,
+                lambda: {"annotations/prompts": [annotate_prompts(root, config, judge)]},
+                replace=replace,
+                side_inputs=judge_identity(config.judge, config.judge_server),
+            )
         )
-    )
-    return Outcome(
+    return AnnotateReport(
         STAGE.name,
         sum(outcome.made for outcome in outcomes),
         sum(outcome.kept for outcome in outcomes),
         sum(outcome.rows for outcome in outcomes),
         sum(outcome.seconds for outcome in outcomes),
+        judge,
     )
+
+
+@contextmanager
+def _opened(root: Path, config: AnnotateConfig) -> Iterator[Judge | None]:
+    """The judge, who is shown at work, or nobody."""
+    if config.judge is None:
+        yield None
+        return
+    folder = root / "annotations" / "prompts"
+    with (
+        opened_judge(config.judge, config.judge_server, config.judge_max_tokens, folder) as judge,
+        progress(f"judge {judge.name}", unit="problems") as advance,
+    ):
+        judge.readable = lambda reply: read_labels(reply) is not None
+        judge.on_reply = advance
+        yield judge
 
 
 # --- rollouts -------------------------------------------------------------------------------------
@@ -115,9 +175,9 @@ def annotate_rollouts(rollouts: pa.RecordBatch) -> pa.Table:
 # --- prompts --------------------------------------------------------------------------------------
 
 
-def annotate_prompts(root: Path, config: AnnotateConfig) -> pa.Table:
-    """One row of `annotations/prompts` a prompt, in order; what a classifier is worth goes to the manifest."""
-    labels, accuracies = problem_labels(root, learn=config.classifier)
+def annotate_prompts(root: Path, config: AnnotateConfig, judge: Judge | None = None) -> pa.Table:
+    """One row of `annotations/prompts` a prompt, in order; what classifier and judge are worth goes to the manifest."""
+    labels, accuracies = problem_labels(root, learn=config.classifier, judge=judge, judge_check=config.judge_check)
     _record_accuracies(root, accuracies)
     counts = _rollout_counts(root, labels["prompt_id"])
     labels = labels.with_row_index("place").join(counts, on="place", how="left", maintain_order="left")

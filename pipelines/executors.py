@@ -14,9 +14,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +29,7 @@ from pipelines.errors import UserError
 
 Executor = Literal["inline", "local", "slurm", "ray"]
 
+_LOOK_EVERY_S = 0.1
 _STARTS = 3
 """A task that a signal kills is started so often in all."""
 _HOME = Path(__file__).parents[1]
@@ -67,8 +70,11 @@ def spread(
     done is recognised then.
     """
     root = root.resolve()
-    logging_dir = str(root / ".executor" / f"{stage}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
+    at_once = where.tasks if where.workers < 1 else min(where.workers, where.tasks)
     gpus = where.gpus_per_task or 0
+    if where.executor == "local" and gpus:
+        _refuse_too_few_devices(at_once, gpus)
+    logging_dir = str(root / ".executor" / f"{stage}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
     # A plain function of (data, rank, world_size) is a datatrove pipeline; a partial of one pickles.
     task = partial(
         _run_part,
@@ -78,6 +84,7 @@ def spread(
         values=config.resolved(),
         options=dict(options or {}),
         executor=where.executor,
+        at_once=at_once,
         gpus=gpus,
     )
     shared: dict[str, Any] = {"tasks": where.tasks, "workers": where.workers, "logging_dir": logging_dir}
@@ -112,6 +119,20 @@ def spread(
         )
 
 
+def _refuse_too_few_devices(at_once: int, gpus: int) -> None:
+    from pipelines.samplers import accelerator_count
+
+    available = accelerator_count()
+    if at_once * gpus > available:
+        fitting = available // gpus
+        raise UserError(
+            f"{at_once} tasks at a time with {gpus} accelerators each need {at_once * gpus}, here are {available}",
+            hint=f"--set spread.workers={fitting}"
+            if fitting
+            else "--executor slurm, or a model server: `--server URL`",
+        )
+
+
 def _join_ray_cluster() -> None:
     """Join the cluster that RAY_ADDRESS names or `ray start` began on this machine; begin one here otherwise."""
     try:
@@ -132,33 +153,55 @@ def _run_part(
     *,
     stage: str,
     executor: Executor,
+    at_once: int,
     gpus: int,
     **work: Any,
 ) -> None:
     """Run one task in an interpreter of its own, again where a signal killed it."""
     environment = _environment()
-    if executor == "local":  # Ray and Slurm give each task its own devices and cores
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // world_size)))
-        if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(rank * gpus + place) for place in range(gpus))
-    # Ray and local tasks work under the lock of the command that waits for them.
-    order = json.dumps({**work, "part": (rank, world_size), "lock": executor == "slurm"})
-    shown = (stage, f"{rank}/{world_size}", work["root"])  # for who looks at the list of processes
-    for _ in range(_STARTS):
-        task = subprocess.run(  # noqa: S603
-            [sys.executable, "-m", "pipelines.executors", *shown],
-            input=order,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-            check=False,
-        )
-        if task.returncode == 0:
-            return
-        if task.returncode > 0:
-            break
+    with ExitStack() as stack:
+        if executor == "local":  # Ray and Slurm give each task its own devices and cores
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
+            if gpus:
+                place = stack.enter_context(free_place(Path(work["root"]) / ".executor", at_once))
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(place * gpus + device) for device in range(gpus))
+        # Ray and local tasks work under the lock of the command that waits for them.
+        order = json.dumps({**work, "part": (rank, world_size), "lock": executor == "slurm"})
+        shown = (stage, f"{rank}/{world_size}", work["root"])  # for who looks at the list of processes
+        for _ in range(_STARTS):
+            task = subprocess.run(  # noqa: S603
+                [sys.executable, "-m", "pipelines.executors", *shown],
+                input=order,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=environment,
+                check=False,
+            )
+            if task.returncode == 0:
+                return
+            if task.returncode > 0:
+                break
     said = task.stdout.strip() or f"it ended with exit code {task.returncode}"
     raise UserError(f"task {rank} of `{stage}` failed: {said}", hint="the same command goes on with what is left")
+
+
+@contextmanager
+def free_place(folder: Path, number: int) -> Iterator[int]:
+    """A place, from 0 to `number` - 1, that no other process holds; waits for one, and holds it within the block.
+
+    Tasks outnumber devices and end in any order, so a task's rank says nothing about which devices are free. The
+    lock ends with the process, however that ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in cycle(range(number)):
+        with (folder / f"place-{place}.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_LOOK_EVERY_S)
+                continue
+            yield place
+            return
 
 
 def _work() -> None:

@@ -26,7 +26,7 @@ from pipelines.errors import UserError
 from pipelines.runner import Stage
 from pipelines.tables import TABLES
 
-STAGE = Stage("card", reads=tuple(TABLES), writes=(), version=2)
+STAGE = Stage("card", reads=tuple(TABLES), writes=(), version=3)
 
 PICTURES = ("reports/flow.png", "reports/flow-dark.png")
 """Where the card's picture lies in a run directory, in light and in dark."""
@@ -155,7 +155,8 @@ def card_text(
         "stages": manifest,
         "imported": _imported(stages),
         "code": ", ".join(sorted({str(entry["code"]) for entry in manifest.values()})),
-        "recipe": _recipe({stage: entry["config"] for stage, entry in manifest.items()}),
+        # What was imported is named by file, with its digest: a recipe cannot bring it again.
+        "recipe": _recipe({stage: entry["config"] for stage, entry in manifest.items() if stage != "import"}),
         "against": _against(manifest),
         "recall": [
             {**{name: row[name] for name in _RECALL}, "benchmark": _benchmark_name(str(row["benchmark"]))}

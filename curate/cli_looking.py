@@ -24,7 +24,7 @@ As = Annotated[str, typer.Option("--as", help="text, json, or what the command n
 
 
 @commands.command()
-def status(root: Root = Path("out"), form: As = "text") -> None:
+def status(root: Readable = Path("out"), form: As = "text") -> None:
     """Say what is there, what is missing or stale, and what to type next.
 
     Example: curate status out/
@@ -33,14 +33,17 @@ def status(root: Root = Path("out"), form: As = "text") -> None:
 
     found = read_status(root)
     if form == "json":
-        names = ("stages", "refusals", "choices", "overrides", "conservation")
+        names = ("version", "stages", "refusals", "choices", "overrides", "conservation")
         print_json({name: getattr(found, name) for name in names})
         return
     print(table_text(found.stages))
     for title in ("refusals", "overrides", "conservation"):
         if rows := getattr(found, title):
             print(f"\n{title}\n{table_text(rows)}")
-    print(f"\nnext: {found.next_command}" if found.next_command else "\neverything is done")
+    if found.version is not None:
+        print(f"\n{found.version} is published: it never changes")
+    else:
+        print(f"\nnext: {found.next_command}" if found.next_command else "\neverything is done")
 
 
 @commands.command()
@@ -90,13 +93,15 @@ def sql(
 
 @commands.command()
 def view(
-    root: Root = Path("out"),
+    root: Readable = Path("out"),
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
     prompts: Annotated[
         Path | None, typer.Option(help="What holds the problems, for a run of RL.", parser=folder_or_version)
     ] = None,
 ) -> None:
     """Open a local page to search, read and mark problems, traces and verdicts.
+
+    A published version is shown as it is: nothing can be marked there.
 
     Example: curate view out/
     """

@@ -13,12 +13,13 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curate.frames import read_frame
 from pipelines import parquet
 from pipelines.errors import UserError
 from pipelines.runner import locked
-from pipelines.tables import OVERRIDES, VERDICT_LABELS
+from pipelines.tables import OVERRIDES, VERDICT_LABELS, content_id
 from pipelines.versions import RECORD
 
 SAID = ("correct", "incorrect", "undecided")
@@ -87,9 +88,15 @@ def _write(root: Path, overrides: Overrides) -> None:
 # --- respected ------------------------------------------------------------------------------------
 
 
-def digests(root: Path) -> list[str]:
-    """What a stage that respects overrides depends on; empty where there are none."""
-    return [parquet.facts(path).digest for path in parquet.table_files(root, "overrides")]
+def digests(rollouts: Path, overrides: Overrides) -> list[str]:
+    """What the verdicts of one file of rollouts depend on: each override of a row in it, without its note."""
+    found: set[tuple[str, str]] = set()
+    for kind, column in (("verdict", "rollout_id"), ("gold", "prompt_id")):
+        ids = pa.array([id_ for of, id_ in overrides if of == kind], pa.string())
+        if len(ids):
+            rows = parquet.read_table(rollouts, "rollouts", [column])[column]
+            found |= {(kind, str(id_)) for id_ in rows.filter(pc.is_in(rows, ids)).to_pylist()}
+    return [content_id(*key, overrides[key].verdict) for key in sorted(found)]
 
 
 def overridden(labels: pa.RecordBatch, overrides: Overrides) -> pa.RecordBatch:

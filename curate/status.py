@@ -13,12 +13,15 @@ from curate.stats import Row, choices, conservation, opened, overrides, refusals
 from pipelines import parquet, runner
 from pipelines.errors import UserError
 from pipelines.runner import Stage
+from pipelines.versions import read_version
 
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a run directory, as rows for tables."""
+    """The state of a run directory or a version, as rows for tables."""
 
+    version: str | None
+    """`NAME@NUMBER` of a published version; None of a run directory."""
     stages: list[Row]
     """`stage`, `state` (done, missing, stale, unused), `reason`, `files`, `rows`, `seconds` (of the last run)."""
     refusals: list[Row]
@@ -30,7 +33,7 @@ class Status:
     conservation: list[Row]
     """`stage`, `rows_in`, `chosen`, `refused`, `in_shard`, `holds`."""
     next_command: str | None
-    """What to run next; None where everything is done."""
+    """What to run next; None where everything is done, and of a version, in which nothing is made."""
 
 
 def status(root: Path, stages: Sequence[Stage] | None = None) -> Status:
@@ -39,14 +42,16 @@ def status(root: Path, stages: Sequence[Stage] | None = None) -> Status:
         raise UserError(f"no run directory `{root}`", hint="make one with `curate import` or `curate generate`")
     known = pipeline_stages() if stages is None else stages
     rows = [_row(root, stage) for stage in known]
+    published = read_version(root)
     with opened(root) as connection:
         return Status(
+            version=None if published is None else f"{published.name}@{published.version}",
             stages=rows,
             refusals=refusals(connection).rows,
             choices=choices(connection).rows,
             overrides=overrides(connection).rows,
             conservation=conservation(connection).rows,
-            next_command=_next_command(root, rows),
+            next_command=None if published is not None else _next_command(root, rows),
         )
 
 
@@ -89,6 +94,8 @@ def _state(root: Path, stage: Stage, entry: dict[str, Any] | None, has_files: bo
     if stage == GENERATE and unfinished(root):
         return "stale", "a run has not come to its end: the same command goes on"
     if entry is None:
+        if stage == GENERATE and _was_begun(root):
+            return "stale", "a pilot was sampled: the same settings go on from it"
         if stage.name in _SOURCES and parquet.table_files(root, stage.writes[0]):
             return "unused", f"`{stage.writes[0]}` came another way"
         return "missing", "its files are there, the manifest does not know them" if has_files else "never ran"
@@ -108,6 +115,11 @@ def _state(root: Path, stage: Stage, entry: dict[str, Any] | None, has_files: bo
             return state, f"input {what}: {min(names)}{more}"
     lost = sorted(name for name in entry["outputs"] if not (root / name).is_file())
     return state, f"output gone: {lost[0]}" if lost else "its outputs changed"
+
+
+def _was_begun(root: Path) -> bool:
+    """Whether a teacher's settings are on record, as a pilot leaves them before any run has come to its end."""
+    return any(name.startswith(f"{GENERATE.name}:") for name in runner.read_manifest(root)["stages"])
 
 
 def _inputs(root: Path, stage: Stage) -> list[str]:

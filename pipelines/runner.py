@@ -160,14 +160,16 @@ def run_row_stage(
     *,
     replace: bool = False,
     side_inputs: Sequence[str] = (),
+    file_inputs: Callable[[Path], Sequence[str]] = lambda _: (),
     part: tuple[int, int] | None = None,
     on_file: Callable[[Path, int], None] | None = None,
 ) -> Outcome:
     """Make the label file of every file of `stage.reads[0]`, those that are missing or stale only.
 
-    `label` gives the rows for one input file. The label depends on that file and on `side_inputs`
-    (digests of what else it reads). `part`, a (rank, world size), makes every world-size-th file and
-    leaves the manifest alone: a task of an executor. `on_file` hears of each file and its new rows.
+    `label` gives the rows for one input file. The label depends on that file, on `side_inputs` (digests of
+    what else it reads) and on `file_inputs` (of what else it reads for that file). `part`, a (rank, world size),
+    makes every world-size-th file and leaves the manifest alone: a task of an executor. `on_file` hears of each
+    file and its new rows.
     """
     if part is None:
         refuse_changed_config(root, stage, config, replace)
@@ -180,7 +182,7 @@ def run_row_stage(
     rank, world_size = part or (0, 1)
     for path in files[rank::world_size]:
         output = root / target / path.name
-        made_from = origin(stage, config, [parquet.facts(path).digest, *side_inputs])
+        made_from = origin(stage, config, [parquet.facts(path).digest, *side_inputs, *file_inputs(path)])
         if output.is_file() and parquet.facts(output).made_from == made_from:
             if on_file is not None:
                 on_file(path, 0)

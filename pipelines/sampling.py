@@ -69,6 +69,12 @@ class Refusal:
     detail: str
 
 
+def prompt_too_long(request_id: str, prompt_tokens: int, context: int) -> Refusal:
+    """The refusal of a prompt after which nothing can be written."""
+    detail = f"{prompt_tokens} prompt tokens, the model reads {context} with its answer"
+    return Refusal(request_id, "prompt_too_long", detail)
+
+
 class Sampler(Protocol):
     """What every engine offers. Results come in any order, each request exactly once.
 

@@ -153,7 +153,7 @@ def check(what: str, holds: object) -> None:
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def read_and_mark(browser: Browser, run: Path, address: str) -> None:
+def read_and_mark(browser: Browser, run: Path, address: str, into: Path | None) -> None:
     """Filter, open a problem, unfold, see mathematics, mark an override, and follow it into `curate verify`."""
     browser.open(address)
     everything = browser.run("document.querySelector('.count').textContent")
@@ -183,16 +183,22 @@ def read_and_mark(browser: Browser, run: Path, address: str) -> None:
     browser.press("m")
     rollout = browser.run("document.querySelector('article').id.slice(2)")
     browser.run("document.querySelector('article .mark summary').click()")
-    browser.run("document.querySelector('article .mark button[value=correct]').click()")
+    browser.run("document.querySelector('article .mark [name=note]').value = 'for the tour'")
+    browser.run("document.querySelector('article .mark button[value=undecided]').click()")
     browser.settle("location.hash.startsWith('#r-')")
     check(
         "a mark is shown",
-        browser.run("document.querySelector('article .chip.marked').textContent.includes('a reader says correct')"),
+        browser.run("document.querySelector('article .chip.marked').textContent.includes('a reader says undecided')"),
     )
+    if into is not None:
+        browser.shape(1000, 640, dark=False)
+        browser.press("O")
+        browser.settle("true")
+        browser.picture(into / "tour-marked.png")
     subprocess.run([_CURATE, "verify", run], check=True, capture_output=True)
     rows = parquet.read_table(parquet.table_files(run, "verdicts"), "verdicts").to_pylist()
     found = next(row for row in rows if row["rollout_id"] == rollout)
-    check("`curate verify` respects it", (found["verdict"], found["rule"]) == ("correct", "override"))
+    check("`curate verify` respects it", (found["verdict"], found["rule"]) == ("undecided", "override"))
 
 
 def poison(run: Path) -> str:
@@ -345,7 +351,6 @@ def rewrite(run: Path, table: str, changed: Callable[[dict[str, Any], str], dict
 
 def pictures(browser: Browser, address: str, problem: str, into: Path) -> None:
     """The list, a problem and its pair, in light, dark and on a phone."""
-    into.mkdir(parents=True, exist_ok=True)
     for path, name, dark, unfold in (
         ("?verdict=incorrect&max_tokens=60", "view-list-light.png", False, ""),
         (f"problem/{problem}", "view-problem-light.png", False, "O"),
@@ -369,13 +374,15 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="folder for PNG pictures")
     parser.add_argument("--chromium", default="chromium")
     options = parser.parse_args()
+    if options.pictures is not None:
+        options.pictures.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, opened_browser(options.chromium) as browser:
         work = Path(folder)
         run = work / "out"
         shutil.copytree(options.out, run, ignore=shutil.ignore_patterns(".executor"))
         browser.shape(1200, 800, dark=False)
         with served(work, "out") as address:
-            read_and_mark(browser, run, address)
+            read_and_mark(browser, run, address, options.pictures)
             refused(browser, address)
         if options.pictures is not None:
             problem = with_mathematics(run)

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from train.rollouts import Prompt
+from train.prompts import Prompt
 from verifiers import Job, Outcome, Question, VerifierPool
 
 _NUMBER = re.compile(r"-?\d{1,30}(?:\.\d{1,30})?|-?\d{1,30}/0{0,30}[1-9]\d{0,29}")

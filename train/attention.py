@@ -102,7 +102,7 @@ def document_attention(
     # Rotary embedding in fp32 lifts queries and keys above the autocast type of the values.
     query_NHD, key_NHD, value_NHD = (states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value))
     grouped = query.shape[1] != key.shape[1]
-    if documents.grids:
+    if documents.from_grids_N is not None:
         return _grid_attention(query_NHD, key_NHD, value_NHD, scaling, documents, grouped)[None], None
     attended_NHD: Tensor = varlen_attn(  # type: ignore[assignment] # without return_aux it is the output alone
         query_NHD,
@@ -120,6 +120,7 @@ def document_attention(
     return attended_NHD[None], None
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator] # grids differ from batch to batch; each would be compiled
 def _grid_attention(
     query_NHD: Tensor, key_NHD: Tensor, value_NHD: Tensor, scaling: float, documents: Layout, grouped: bool
 ) -> Tensor:

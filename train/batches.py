@@ -58,7 +58,7 @@ class Batch:
     """Index into S of the document a target belongs to."""
 
 
-def collate(documents: Sequence[Document], device: str = "cpu") -> Batch:
+def collate(documents: Sequence[Document], device: torch.device | str = "cpu") -> Batch:
     """`documents` laid end to end, in their order."""
     tokens = np.concatenate([document.tokens for document in documents])
     trained = np.concatenate([document.trained for document in documents])
@@ -70,7 +70,8 @@ def collate(documents: Sequence[Document], device: str = "cpu") -> Batch:
     positions = np.arange(len(tokens)) - np.repeat(starts, lengths)
 
     def tensor(values: NDArray) -> Tensor:
-        return torch.from_numpy(values.astype(np.int64)).to(device, non_blocking=True)
+        made = torch.from_numpy(values.astype(np.int64))
+        return made if torch.device(device).type == "cpu" else made.pin_memory().to(device, non_blocking=True)
 
     return Batch(
         ids=tuple(document.id for document in documents),

@@ -2,6 +2,7 @@
 
 `out/step-00000200/` can be resumed, `out/final/` is the stage's result, `out/run.json` says what the
 run was asked to do. A run that was killed leaves at worst a `.saving-*` folder, which the next one removes.
+Those to be resumed are written in the background, from a copy: training goes on meanwhile.
 """
 
 import errno
@@ -9,18 +10,22 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipelines import __version__, parquet, versions
@@ -29,8 +34,9 @@ from pipelines.errors import UserError
 from pipelines.models import resolve_model, weights_digest
 from pipelines.runner import locked, write_text
 from train.batches import end_of_turn
-from train.distributed import gathered, rank, size
+from train.distributed import gathered, rank, size, together
 from train.lora import adapted, merged_weights
+from train.model import named_weights
 
 # --- what a run is made from ----------------------------------------------------------------------
 
@@ -123,6 +129,36 @@ def shard_digests(shards: Path, stage: str) -> dict[str, str]:
 # --- saving and resuming --------------------------------------------------------------------------
 
 
+class Writer:
+    """Writes checkpoints in a thread while training goes on, one at a time."""
+
+    def __init__(self, pool: ThreadPoolExecutor, failed: Callable[[], None]) -> None:
+        self._pool, self._failed = pool, failed
+        self._writing: Future[None] | None = None
+        # What ranks tell each other about a checkpoint must not be taken for a message of the training.
+        self._group = dist.new_group(backend="gloo") if size() > 1 else None
+
+    def start(self, write: Callable[[dist.ProcessGroup | None], None]) -> None:
+        """Have `write` called in the thread; should it fail, `failed` is called and `finish` raises the error."""
+        assert self._writing is None, "one at a time"
+        self._writing = self._pool.submit(write, self._group)
+        self._writing.add_done_callback(lambda done: self._failed() if done.exception() else None)
+
+    def finish(self) -> None:
+        """Wait for what is being written; an error there is raised on every rank."""
+        writing, self._writing = self._writing, None
+        with together():
+            if writing is not None:
+                writing.result()
+
+
+@contextmanager
+def background(failed: Callable[[], None]) -> Iterator[Writer]:
+    """A `Writer` for this block, whose end waits for it."""
+    with ThreadPoolExecutor(1) as pool:
+        yield Writer(pool, failed)
+
+
 def save(
     folder: Path,
     model: PreTrainedModel,
@@ -132,57 +168,74 @@ def save(
     optimizer: torch.optim.Optimizer | None = None,
     step: int | None = None,
     extra: Mapping[str, Any] | None = None,
+    writer: Writer | None = None,
 ) -> None:
     """Write a checkpoint to `folder`, whole or not at all, and remove the resumable ones before it.
 
     With `optimizer` and `step`, the number of steps done, it can be resumed; `extra` is JSON of the loop's own.
     Of a sharded model each rank writes its shards, and no weights in the format of Hugging Face until the end.
+    With a `writer`, which must have finished, this returns once there is a copy of what it is to write.
     """
     saving = folder.with_name(f".saving-{folder.name}")
     sharded = optimizer is not None and size() > 1
     plain = size() == 1 and not adapted(model)
-    weights = None if plain or sharded else merged_weights(model)
-    try:
+    weights = {} if sharded else dict(named_weights(model)) if plain else merged_weights(model)
+    state = {} if optimizer is None else _state(model, optimizer, with_weights=not plain)
+    if writer is not None:
+        weights, state = (BlockingAsyncStager().stage(tensors) for tensors in (weights, state))
+    with together(), _gone_if_failed(saving):
         if rank() == 0:
-            if saving.is_dir():
-                shutil.rmtree(saving)
-            saving.mkdir(parents=True)
-            _write_model(saving, model, tokenizer, None if sharded else weights or model.state_dict())
-            _write_json(saving / "tracemill.json", {**lineage, "steps": step})
+            _begin_folder(saving, model, tokenizer, {**lineage, "steps": step})
             if optimizer is not None:
                 (saving / "state").mkdir()
                 _write_json(saving / "state" / "loop.json", {"step": step, "extra": dict(extra or {})})
-        gathered(None)
-        if optimizer is not None:
-            _save_state(saving / "state", _state(model, optimizer, with_weights=not plain))
-        gathered(None)
-        if rank() == 0:
-            _publish(saving, folder)
+
+    def write(group: dist.ProcessGroup | None = None) -> None:
+        with _gone_if_failed(saving):
+            if weights:
+                model.save_pretrained(saving, state_dict=weights)
+            if state:
+                _save_state(saving / "state", state, group)
+            if rank() == 0:
+                _publish(saving, folder)
+
+    if writer is not None:
+        writer.start(write)
+    else:
+        with together():
+            write()
+
+
+@contextmanager
+def _gone_if_failed(saving: Path) -> Iterator[None]:
+    try:
+        yield
     except BaseException:
         shutil.rmtree(saving, ignore_errors=True)  # its room may be what is missing
         raise
-    gathered(None)
 
 
-def _write_model(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weights: dict[str, Tensor] | None
+def _begin_folder(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lineage: Mapping[str, Any]
 ) -> None:
-    """All that transformers loads: config, tokenizer, how to generate, and the weights unless None."""
-    model.config.use_cache = True  # off in training only
-    if weights is None:
-        model.config.save_pretrained(folder)
-    else:
-        model.save_pretrained(folder, state_dict=weights)
-    model.config.use_cache = False
-    tokenizer.save_pretrained(folder)
-    _generation_config(model, tokenizer).save_pretrained(folder)
+    """`folder`, empty before, with all but the weights that transformers loads."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    model.generation_config = _generation_config(model, tokenizer)
+    for part in (model.config, model.generation_config, tokenizer):
+        part.save_pretrained(folder)
+    _write_json(folder / "tracemill.json", lineage)
 
 
-def _save_state(folder: Path, tensors: dict[str, Tensor]) -> None:
+def _save_state(folder: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup | None) -> None:
     if size() == 1:
         save_file(tensors, folder / "state.safetensors")
-    else:
-        state_dict_saver.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        return
+    storage = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    try:
+        state_dict_saver.save(tensors, storage_writer=storage, process_group=group)
+    except CheckpointException as error:
+        raise next(iter(error.failures.values()))[0] from None
 
 
 def _publish(saving: Path, folder: Path) -> None:

@@ -69,7 +69,7 @@ def all_(
         return
     stages.log_to_stderr()
     _ask_for_events(tensorboard)
-    benchmarks = on.split(",") if on else []
+    benchmarks = _benchmarks(on)
     for done in stages.train_all(settings, shards, model, out, on=benchmarks, replace=replace):
         print(_summary(done.stage, done.folder) if done.made else _FINISHED.format(done.folder), flush=True)
     for benchmark in benchmarks:
@@ -135,6 +135,9 @@ def rl(
     shards: Shards = Path("out"),
     model: Model = "runs/run/dpo/final",
     out: Out = Path("runs/run/rl"),
+    pilot: Annotated[
+        bool, typer.Option("--pilot", help="First sample every prompt; train on those answered at even lengths.")
+    ] = False,
     recipe: RecipeFile = None,
     overrides: Overrides = None,
     replace: Replace = False,
@@ -143,8 +146,9 @@ def rl(
 ) -> None:
     """Reinforcement learning with verifiable reward (GRPO).
 
-    Example: train rl --shards out/ --model runs/first/dpo/final --out runs/first/rl --set rl.steps=50
+    Example: train rl --shards out/ --model runs/first/dpo/final --out runs/first/rl --pilot --set rl.steps=50
     """
+    overrides = [*(overrides or []), "rl.pilot=true"] if pilot else overrides
     _stage("rl", shards, model, out, recipe, overrides, replace, dry_run, tensorboard)
 
 
@@ -154,28 +158,41 @@ def eval_(
     on: On = "aime24,math500,gpqa",
     out: Out = Path("runs/eval"),
     samples: Annotated[int | None, typer.Option(help="Samples of each problem.")] = None,
+    runs: Annotated[
+        int | None, typer.Option(help="Separate runs of so many samples; mean and spread are shown.")
+    ] = None,
+    against: Annotated[Path | None, typer.Option(help="--out of another model's evaluation, to compare with.")] = None,
     recipe: RecipeFile = None,
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Sample a model on benchmarks: pass@k and cons@k with 95 % intervals.
+    """Sample a model on benchmarks: pass@k and cons@k with 95 % intervals; compare two models problem by problem.
 
-    Example: train eval --model runs/first/rl/final --on aime24,heldout.jsonl --samples 16
+    Example: train eval --model runs/first/rl/final --on aime24,heldout.jsonl --samples 16 --against runs/first/dpo
     """
-    from train import stages
-    from train.evaluate import EvalConfig, evaluate
+    from train import scoreboard, stages
+    from train.evaluate import EvalConfig, benchmark_name, evaluate
 
     settings = _recipe(recipe, overrides)
-    if samples is not None:
-        settings.setdefault("eval", {})["samples"] = samples
+    given = {"samples": samples, "runs": runs}
+    settings.setdefault("eval", {}).update({key: value for key, value in given.items() if value is not None})
     config = EvalConfig.parse(settings.get("eval", {}), "eval")
     if dry_run:
         _show({"eval": config}, {})
         return
-    if not on:
+    benchmarks = _benchmarks(on)
+    if not benchmarks:
         raise UserError("no benchmark to evaluate on", hint="e.g., --on aime24,math500")
     stages.log_to_stderr()
-    print(table_text([result.row() for result in evaluate(config, model, on.split(","), out)]))
+    # What is not there to compare with is found before anything is sampled.
+    others = scoreboard.earlier_results(map(benchmark_name, benchmarks), against) if against else []
+    results = evaluate(config, model, benchmarks, out)
+    print(table_text([result.row() for result in results]))
+    if against:
+        print(f"\nagainst {others[0].model}:")
+        print(table_text([scoreboard.compared(*pair, out).row() for pair in zip(results, others, strict=True)]))
+    pictures = scoreboard.draw_results(results, out / "eval" / "results", others)
+    print(f"picture: {', '.join(map(str, pictures))}")
 
 
 @app.command()
@@ -267,6 +284,10 @@ def _stage(
         return
     print(_summary(stage, folder))
     print(f"pictures: {', '.join(map(str, draw_curves(out, stage)))}")
+
+
+def _benchmarks(on: str | None) -> list[str]:
+    return [name.strip() for name in (on or "").split(",") if name.strip()]
 
 
 def _ask_for_events(tensorboard: bool) -> None:

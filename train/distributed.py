@@ -59,6 +59,19 @@ def gathered(value: T) -> list[T]:
     return values
 
 
+@contextmanager
+def together() -> Iterator[None]:
+    """An error in this block on any rank is raised on every rank after it; all of them must come by."""
+    met: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        met = error
+    for one in gathered(met):
+        if one is not None:
+            raise one
+
+
 def whole(tensor: Tensor) -> Tensor:
     """`tensor` with all its shards; every rank must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -135,8 +135,8 @@ def reference_logprobs(
     not by the rounding of another batch.
     """
     settings = config.model_dump(include={"max_length", "batch_size", "micro_tokens", "seed", "precision"})
-    device = score.policy.device.type
-    key = content_id(lineage["model_digest"], lineage["shards"], settings, device)
+    device = score.policy.device
+    key = content_id(lineage["model_digest"], lineage["shards"], settings, device.type)
     path = out / f"reference-{key}.safetensors"
     if path.is_file():
         return load_file(path)["logprobs_P2"]
@@ -148,7 +148,7 @@ def reference_logprobs(
     for _, shares in plan:
         for micro in shares[rank()]:
             batch = unit_batch(units, micro, device)
-            with torch.no_grad(), autocast(config.precision, device):
+            with torch.no_grad(), autocast(config.precision, device.type):
                 logprobs_M = score(batch)
             if micro:
                 logprobs_P2[micro] = pair_logprobs(logprobs_M, batch).cpu()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,9 +29,10 @@ from pipelines.sampling import Refusal, Sampler, SamplingConfig
 from pipelines.tables import content_id, rollout_id
 from train.answers import answer_votes
 from train.checkpoint import model_digest
+from train.prompts import Prompt
 from train.results import EvalResult, ProblemScore
-from train.rollouts import Prompt, Sample, Wanted, judged_samples, sample_seed, verdict_table, write_samples
-from train.statistics import bootstrap_interval, cons_at_k, pass_at_k
+from train.rollouts import Sample, Wanted, judged_samples, sample_seed, verdict_table, write_samples
+from train.statistics import bootstrap_interval, cons_at_k, pass_at_k, tied
 from verifiers import VERSIONS, Job, Outcome, Question, Verdict, VerifierPool, gold_fault, reward
 
 _SECONDS_A_FILE = 60.0
@@ -44,11 +45,13 @@ class EvalConfig(Config):
 
     samples: int = Field(8, ge=1)
     """Samples of each problem. With 30 problems (AIME) take 64: three leave an interval of 30 points."""
+    runs: int = Field(1, ge=1)
+    """Separate runs of so many samples, reported with their mean and spread; the paper's figures are of 3 runs of 1."""
     temperature: float = Field(0.6, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
     max_tokens: int = Field(32768, ge=1)
-    instruction: str = "mathematics"
-    """Key of `conversation.INSTRUCTIONS`; problems with options take the wording for choices."""
+    instruction: Literal["mathematics", "none"] = "mathematics"
+    """Of `conversation.INSTRUCTIONS`; problems with options take the wording for choices, or none either."""
     seed: int = 0
     engine: Engine = "auto"
     """What samples; see `pipelines.samplers.open_sampler`."""
@@ -89,7 +92,9 @@ def evaluate(
     # Unreadable benchmarks are found before a model is loaded.
     exams = {benchmark_name(benchmark): _prepare(config, weights, benchmark, out) for benchmark in on}
     if len(exams) < len(on):
-        raise UserError(f"two of the benchmarks {', '.join(on)} have one name", hint="rename a file")
+        raise UserError(
+            f"two of the benchmarks {', '.join(on)} have one name", hint="name each once; `NAME=FILE` names a file anew"
+        )
     results = []
     with ExitStack() as stack:
         pool = stack.enter_context(VerifierPool())
@@ -137,7 +142,8 @@ def _prepare(config: EvalConfig, weights: str, benchmark: str, out: Path) -> _Ex
         raise UserError(f"benchmark `{benchmark}`: no reference answer can be read: {dict(set_aside)}")
     prompts.sort(key=lambda prompt: prompt.prompt_id)
     identity = {**config.sampling().resolved(), "instruction": config.instruction, "seed": config.seed}
-    wanted = [[_wanted(prompt, weights, identity, index) for index in range(config.samples)] for prompt in prompts]
+    indices = range(config.runs * config.samples)
+    wanted = [[_wanted(prompt, weights, identity, index) for index in indices] for prompt in prompts]
     name = benchmark_name(benchmark)
     return _Exam(name, out / "eval" / name, table, prompts, wanted, set_aside)
 
@@ -229,8 +235,9 @@ def _result(
     correct_PS = np.array([[outcome == Outcome.CORRECT for outcome in outcomes] for outcomes in outcome_PS])
     votes_PS = answer_votes(extracted_PS, correct_PS, exam.prompts, pool)
     num_correct_P = correct_PS.sum(axis=1)
-    num_samples_P = np.full(len(exam.prompts), config.samples)
-    sizes = sample_sizes(config.samples)
+    num_samples = config.runs * config.samples
+    num_samples_P = np.full(len(exam.prompts), num_samples)
+    sizes = sample_sizes(num_samples)
     finished = [lengths[one] for ids_S in ids_PS for one in ids_S if one in lengths]
     return EvalResult(
         benchmark=exam.name,
@@ -238,7 +245,7 @@ def _result(
         weights=weights,
         config=config.resolved(),
         num_problems=len(exam.prompts),
-        num_samples=config.samples,
+        num_samples=num_samples,
         pass_at={k: bootstrap_interval(pass_at_k(num_samples_P, num_correct_P, k), config.seed) for k in sizes},
         cons_at={
             k: bootstrap_interval(cons_at_k(votes_PS, correct_PS, k, config.seed), config.seed) for k in sizes if k > 2
@@ -252,6 +259,8 @@ def _result(
             ProblemScore(prompt.prompt_id, int(num_correct))
             for prompt, num_correct in zip(exam.prompts, num_correct_P, strict=True)
         ],
+        num_tied=int(tied(votes_PS).sum()),
+        run_means=correct_PS.reshape(len(exam.prompts), config.runs, config.samples).mean(axis=(0, 2)).tolist(),
     )
 
 

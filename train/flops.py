@@ -35,14 +35,15 @@ def accelerator(name: str) -> Accelerator | None:
     return next((found for part, found in ACCELERATORS.items() if part.lower() in name.lower()), None)
 
 
-def matrix_parameters(model: PreTrainedModel) -> int:
+def matrix_parameters(model: PreTrainedModel, *, trained: bool = False) -> int:
     """Parameters that every token is multiplied with: all matrices and the head, not a table that is looked up.
 
-    A tied embedding is the head, and counts once.
+    A tied embedding is the head, and counts once. `trained` leaves out what is frozen.
     """
-    matrices = {id(weight): weight.numel() for weight in model.parameters() if weight.ndim >= 2}
     embedding, head = ends(model)
-    return sum(matrices.values()) - (embedding.numel() if embedding is not head else 0)
+    looked_up = None if embedding is head else embedding
+    counted = (weight for weight in model.parameters() if weight.ndim >= 2 and weight is not looked_up)
+    return sum(weight.numel() for weight in counted if weight.requires_grad or not trained)
 
 
 def ends(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
@@ -53,15 +54,23 @@ def ends(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
     return embedding, head
 
 
+def mfu(
+    model: PreTrainedModel, tokens: float, squared_lengths: float, seconds: float, device: Accelerator, num_devices: int
+) -> float:
+    """Share of what that many devices could do in that time which went into a step over these tokens, in [0, 1]."""
+    return step_flops(model, tokens, squared_lengths) / (seconds * device.flops * num_devices)
+
+
 def step_flops(model: PreTrainedModel, tokens: float, squared_lengths: float) -> float:
     """Operations of forward and backward pass over documents; `tokens` sums their lengths, the other their squares.
 
-    6 x matrix parameters x tokens, plus 6 x layers x heads x head size x squared lengths for causal attention
-    (forward 2: half of two T x T products of 2 each; backward twice that). What is computed a second time to
-    save memory is not counted.
+    6 x matrix parameters x tokens (4 x those that are frozen), plus 6 x layers x heads x head size x squared lengths
+    for causal attention (forward 2: half of two T x T products of 2 each; backward twice that). What is computed a
+    second time to save memory is not counted.
     """
     config = model.config
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     attention = 6 * config.num_hidden_layers * heads * head_dim * squared_lengths
-    return 6 * matrix_parameters(model) * tokens + attention
+    matrices = 4 * matrix_parameters(model) + 2 * matrix_parameters(model, trained=True)
+    return matrices * tokens + attention

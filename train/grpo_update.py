@@ -3,6 +3,7 @@
 N completion tokens of a micro-batch, S its sequences; B groups of G samples.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -30,6 +31,9 @@ class UpdateConfig(Config):
     learning_rate: float = Field(5e-7, gt=0)
     updates_per_step: int = Field(1, ge=1)
     """Optimizer steps on one step's groups, each on its share of them; 1 is on-policy."""
+    one_step_off: bool = False
+    """Sample each step while the one before is trained, with the weights from before that update. What this makes of
+    the probabilities is mended by `importance`; a copy of the policy stays in memory."""
     advantage: AdvantageKind = "grpo"
     """Rewards to advantages; see `advantages.group_advantages`."""
     surrogate: Surrogate = "grpo"
@@ -90,9 +94,14 @@ class Tally:
         self.largest_mismatch = torch.maximum(self.largest_mismatch.to(difference_N.device), difference_N.max())
 
     def refuse_mismatch(self, most: float) -> None:
-        """Log-probabilities that differ by more than `most` nats on average are a `UserError`."""
+        """Log-probabilities that differ by more than `most` nats on average, or are not numbers, are a `UserError`."""
         mean = float(self.mismatch) / self.num_compared
-        if not mean <= most:  # NaN as well
+        if math.isnan(mean):
+            raise UserError(
+                "the trainer's log-probabilities are not numbers",
+                hint="its weights or sums overflow: `rl.precision=fp32`, or a smaller `rl.learning_rate`",
+            )
+        if mean > most:
             raise UserError(
                 f"the sampler is not the policy: their log-probabilities differ by {mean:.3g} nats on average, "
                 f"{float(self.largest_mismatch):.3g} at most, over {self.num_compared:,} tokens",
@@ -122,7 +131,8 @@ def update_policy(
 
     `temperature` is the sampler's, `max_tokens` what a completion could have at most.
     The sampler's log-probabilities are compared with the trainer's before the first optimizer step,
-    unclipped: a difference beyond `max_mismatch` leaves the policy as it is and is a `UserError`.
+    unclipped: a difference beyond `max_mismatch` leaves the policy as it is and is a `UserError`. With
+    `one_step_off` the difference contains an update, and the limit is left to `sampler_mismatch`.
     """
     device = str(policy.device)
     parts = _shares(groups, config.updates_per_step)
@@ -141,10 +151,27 @@ def update_policy(
     norms = []
     for part in items:
         _backward(policy, reference, part, old, config, temperature, max_tokens, tally)
-        tally.refuse_mismatch(config.max_mismatch)
+        if not config.one_step_off:
+            tally.refuse_mismatch(config.max_mismatch)
         norms.append(update(policy, optimizer, config.learning_rate))
     means = {**tally.means(), "grad_norm": float(np.mean(norms)), "learning_rate": config.learning_rate}
     return means, {item.document.id: item.advantage for part in items for item in part}
+
+
+def sampler_mismatch(
+    lagging: PreTrainedModel, groups: Sequence[Group], config: UpdateConfig, *, temperature: float, max_tokens: int
+) -> float:
+    """Mean difference of the sampler's log-probabilities from those of the weights it sampled with, in nats.
+
+    Like is compared with like, over one micro-batch; beyond `max_mismatch` it is a `UserError`.
+    """
+    items = trained_rollouts(groups, config, max_tokens, str(lagging.device))
+    if not items:
+        return 0.0  # `update_policy` says so
+    tally = Tally()
+    _score(lagging, next(_micro_batches(items, config)), config, temperature, tally)
+    tally.refuse_mismatch(config.max_mismatch)
+    return tally.means()["mismatch_mean"]
 
 
 def _shares(groups: Sequence[Group], num_shares: int) -> list[list[Group]]:

@@ -9,14 +9,17 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+import torch
 from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,11 +27,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipelines.config import Config
 from pipelines.errors import UserError
 from train import checkpoint
-from train.batches import Batch, Document, MicroBatches, collate, planned_steps
+from train.batches import Batch, Document, collate, planned_steps
 from train.distributed import Scorer, gathered, rank, scorer, size
 from train.lora import add_lora
 from train.metrics import Log, metrics_log
-from train.model import Recompute, load_model
+from train.model import Recompute, compile_layers, load_model
 from train.optim import (
     OptimizerKind,
     Precision,
@@ -41,6 +44,8 @@ from train.optim import (
 )
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Unit = list[Document]
 """Documents that are batched as one."""
@@ -79,6 +84,8 @@ class LoopConfig(Config):
     """Of compute; weights, their gradients and sums are fp32."""
     recompute: Recompute = "auto"
     """Activations computed again in the backward pass: `off`, `selective` (all but attention), `full`."""
+    compile: bool = False
+    """Have torch compile the layers; needs a C++ compiler."""
     lora_rank: int = Field(0, ge=0)
     """Rank of the updates that are trained instead of the weights, merged when saved; 0 trains the weights (paper)."""
     on_spike: OnSpike = "warn"
@@ -97,14 +104,16 @@ It is given the log-probabilities of the batch's targets, the batch, the units i
 
 
 def open_policy(config: LoopConfig, model: str, max_length: int, device: str) -> tuple[PreTrainedModel, Scorer]:
-    """The model to be trained, with LoRA where asked and sharded over the ranks, and what scores batches with it."""
+    """The model to be trained, with LoRA and compiled where asked, sharded over the ranks, and what scores with it."""
     policy = load_model(model, max_length=max_length, device=device, recompute=config.recompute)
     if config.lora_rank:
         add_lora(policy, config.lora_rank, config.seed)
+    if config.compile:
+        compile_layers(policy)
     return policy, scorer(policy)
 
 
-def unit_batch(units: Sequence[Unit], indices: Sequence[int], device: str) -> Batch:
+def unit_batch(units: Sequence[Unit], indices: Sequence[int], device: torch.device) -> Batch:
     """The documents of some units, laid end to end; of none, one document without meaning."""
     return collate([document for index in indices for document in units[index]] or [_NOTHING], device)
 
@@ -124,27 +133,36 @@ def optimise(
     SIGTERM ends it between two micro-batches, with a checkpoint of the steps done, by a `UserError`.
     """
     policy, lengths = score.policy, [sum(map(len, unit)) for unit in units]
+    device = policy.device
     num_steps = config.epochs * -(-len(units) // config.batch_size)
     num_steps = min(num_steps, config.max_steps or num_steps)
     optimizer = make_optimizer(policy, config.learning_rate, config.weight_decay, config.optimizer)
     first_step, extra = checkpoint.resume(out, policy, optimizer)
     guard = Guard(stage, config.on_spike, extra.get("losses", []))
-    plan = planned_steps(
-        lengths, config.batch_size, config.micro_tokens, config.seed, first_step, num_steps, num_ranks=size()
-    )
+    settings = (lengths, config.batch_size, config.micro_tokens, config.seed, first_step, num_steps, size())
+    micros = (micro for _, shares in planned_steps(*settings) for micro in shares[rank()])
 
     def save(done: int) -> None:
         folder, kept = out / f"step-{done:08d}", {"losses": guard.recent}
+        writer.finish()
         if not folder.is_dir():
-            checkpoint.save(folder, policy, tokenizer, lineage, optimizer=optimizer, step=done, extra=kept)
+            checkpoint.save(
+                folder, policy, tokenizer, lineage, optimizer=optimizer, step=done, extra=kept, writer=writer
+            )
 
-    with stop_signal() as stop, _log_of_rank(out, stage, num_steps, first_step, policy) as log:
-        for step, shares in plan:
+    with (
+        stop_signal() as stop,
+        checkpoint.background(stop.set) as writer,
+        closing(_ahead(((micro, unit_batch(units, micro, device)) for micro in micros), device)) as batches,
+        _log_of_rank(out, stage, num_steps, first_step, policy) as log,
+    ):
+        for step, shares in planned_steps(*settings):
             step_units = [unit for share in shares for micro in share for unit in micro]
-            done = _accumulate(config, units, objective, score, shares[rank()], step_units, stop)
+            done = _accumulate(config, objective, score, islice(batches, len(shares[rank()])), step_units, stop)
             if done is None:
                 if step > 0:
                     save(step)
+                writer.finish()
                 raise UserError(
                     f"{stage} was told to stop after {step} of {num_steps} steps; they are saved in `{out}`",
                     hint="the same command goes on from there",
@@ -158,8 +176,20 @@ def optimise(
             log(step, **done.sums, learning_rate=learning_rate, grad_norm=grad_norm, waited=done.waited)
             if (step + 1) % config.save_every == 0 and step + 1 < num_steps:
                 save(step + 1)
+        writer.finish()
         checkpoint.save(out / "final", policy, tokenizer, lineage, step=num_steps)
     return out / "final"
+
+
+def _ahead(values: Iterator[T], device: torch.device) -> Generator[T, None, None]:
+    """`values`, each made in a thread while the one before is used."""
+    # A thread begins with the first accelerator, whichever is its process's.
+    own: dict[str, Any] = {"initializer": torch.cuda.set_device, "initargs": (device,)} if device.type == "cuda" else {}
+    with ThreadPoolExecutor(1, **own) as pool:
+        coming = pool.submit(next, values, None)
+        while (value := coming.result()) is not None:
+            coming = pool.submit(next, values, None)
+            yield value
 
 
 @dataclass
@@ -178,31 +208,28 @@ class Done:
 
 def _accumulate(
     config: LoopConfig,
-    units: Sequence[Unit],
     objective: Objective,
     score: Scorer,
-    micro_batches: MicroBatches,
+    batches: Iterator[tuple[list[int], Batch]],
     step_units: Sequence[int],
     stop: threading.Event,
 ) -> Done | None:
     """Add the gradient of one step, micro-batch by micro-batch; None if told to stop before it was whole."""
     parts: list[tuple[Tensor, Batch, dict[str, Tensor | float]]] = []
-    waited = 0.0
-    for micro in micro_batches:
+    waited, started = 0.0, time.monotonic()
+    for micro, batch in batches:
+        waited += time.monotonic() - started
         if any(gathered(stop.is_set())):
             return None
-        started = time.monotonic()
-        device = score.policy.device.type
-        batch = unit_batch(units, micro, device)
-        waited += time.monotonic() - started
-        with autocast(config.precision, device):
+        with autocast(config.precision, score.policy.device.type):
             logprobs_M = score(batch)
-        if not micro:
+        if micro:
+            cost, shown = objective(logprobs_M, batch, micro, step_units)
+            cost.backward()
+            parts.append((cost.detach(), batch, shown))
+        else:
             (0.0 * logprobs_M.sum()).backward()
-            continue
-        cost, shown = objective(logprobs_M, batch, micro, step_units)
-        cost.backward()
-        parts.append((cost.detach(), batch, shown))
+        started = time.monotonic()
     return _summed(parts, waited)
 
 

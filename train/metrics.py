@@ -22,7 +22,8 @@ from transformers import PreTrainedModel
 from pipelines.errors import UserError
 from pipelines.progress import progress
 from pipelines.runner import write_text
-from train.flops import accelerator, step_flops
+from train.distributed import size
+from train.flops import accelerator, mfu
 from train.staircase import duration
 
 _log = logging.getLogger(__name__)
@@ -135,8 +136,8 @@ def _measured(values: dict[str, float], seconds: float, model: PreTrainedModel |
     if model is not None and model.device.type == "cuda" and "squared_lengths" in values:
         device = accelerator(torch.cuda.get_device_name(model.device))
         if device is not None:
-            flops = step_flops(model, values["tokens"], values["squared_lengths"])
-            measured["mfu"] = flops / seconds / device.flops
+            tokens, squared_lengths = values["tokens"], values["squared_lengths"]
+            measured["mfu"] = mfu(model, tokens, squared_lengths, seconds, device, size())
     return measured
 
 

@@ -56,7 +56,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def load_model(
     name: str, *, max_length: int, device: torch.device | str = "cpu", recompute: Recompute = "auto"
 ) -> PreTrainedModel:
-    """A causal language model in fp32, its cache and dropout off, documents isolated, LongRoPE pinned for `max_length`.
+    """A causal language model in fp32, its dropout off, documents isolated, LongRoPE pinned for `max_length`.
 
     Weights stay fp32, the master copy; compute in bf16 is `optim.autocast`.
     """
@@ -82,7 +82,6 @@ def load_model(
             hint="name a folder with config.json and safetensors weights of a causal language model",
         ) from None
     assert model.get_output_embeddings().bias is None, "an output head with a bias is not supported"
-    model.config.use_cache = False
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -97,6 +96,22 @@ def set_recompute(model: PreTrainedModel, recompute: Recompute, device: torch.de
     if recompute != "off":
         keep = {"context_fn": _keep_attention} if recompute == "selective" else {}
         model.gradient_checkpointing_enable({"use_reentrant": False, **keep})
+
+
+def compile_layers(model: PreTrainedModel, backend: str = "inductor") -> None:
+    """Have torch compile the forward pass of the layers: a few graphs for all of them, and for batches of any length.
+
+    A layer's own hooks and what calls it stay outside: checkpointing, and FSDP's gathering of its weights.
+    """
+    if backend == "inductor" and model.device.type == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        try:
+            get_cpp_compiler()
+        except RuntimeError:
+            raise UserError("`compile` needs a C++ compiler", hint="install g++, or leave it off") from None
+    for layer in model.base_model.layers:  # type: ignore[union-attr] # a list of modules
+        layer.forward = torch.compile(layer.forward, backend=backend, dynamic=True)
 
 
 def _keep_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -1,7 +1,7 @@
 """What is watched while RL trains: limits on a step's figures, and the words for one that is crossed."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Literal
@@ -11,6 +11,17 @@ from pydantic import Field
 from pipelines.config import Config
 
 Watch = Literal["truncation", "no_signal", "entropy", "kl", "length", "grad_norm"]
+
+_MOVES = {
+    "reward": "reward {:.2f} -> {:.2f}",
+    "reward_hard": "of hard prompts {:.2f} -> {:.2f}",
+    "reward_medium": "of medium ones {:.2f} -> {:.2f}",
+    "reward_easy": "of easy ones {:.2f} -> {:.2f}",
+    "length_mean": "length {:,.0f} -> {:,.0f} tokens",
+    "entropy": "entropy {:.3f} -> {:.3f} nats a token",
+    "truncation_rate": "truncated {:.1%} -> {:.1%}",
+}
+"""Column -> words for its mean over the first steps and over the last."""
 
 _WINDOW_STEPS = 5
 """Steps whose mean is compared with a limit: single steps of few prompts say little."""
@@ -50,22 +61,36 @@ Row = Mapping[str, float]
 class Monitor:
     """Looks at each step's figures; a limit is reported when it is crossed, and again only after a step below it."""
 
-    def __init__(self, config: MonitorConfig) -> None:
+    def __init__(self, config: MonitorConfig, earlier: Iterable[Row] = ()) -> None:
+        """`earlier` are the steps of a run that goes on."""
         self._config = config
+        self._first: list[Row] = []
         self._recent: deque[Row] = deque(maxlen=_WINDOW_STEPS)
         self._norms: list[float] = []
-        self._first_lengths: list[float] = []
         self._crossed: set[Watch] = set()
+        for row in earlier:
+            list(self.look(row))
 
     def look(self, row: Row) -> Iterator[Finding]:
         """What `row`, the columns of one step, crosses together with the steps before it."""
         self._recent.append(row)
-        if len(self._first_lengths) < _WINDOW_STEPS:
-            self._first_lengths.append(row["length_mean"])
+        if len(self._first) < _WINDOW_STEPS:
+            self._first.append(row)
         findings = [finding for check in _CHECKS if (finding := check(self)) is not None]
         self._norms.append(row["grad_norm"])
         yield from (finding for finding in findings if finding.watch not in self._crossed)
         self._crossed = {finding.watch for finding in findings}
+
+    def course(self) -> str:
+        """What moved, in words: from the mean of the first steps to that of the last; no step, no words."""
+        moves = []
+        span = max(1, min(_WINDOW_STEPS, len(self._norms) // 2))  # of few steps, no more than half at either end
+        first, last = self._first[:span], list(self._recent)[-span:]
+        for column, words in _MOVES.items():
+            ends = [[row[column] for row in rows if column in row] for rows in (first, last)]
+            if all(ends):
+                moves.append(words.format(*map(fmean, ends)))
+        return ", ".join(moves)
 
     def _mean(self, column: str) -> float:
         return fmean(row[column] for row in self._recent)
@@ -97,9 +122,12 @@ class Monitor:
         return Finding("kl", words, "a smaller `rl.learning_rate`, or `rl.kl_weight`") if kl > most else None
 
     def _length(self) -> Finding | None:
-        growth, most = self._mean("length_mean") / fmean(self._first_lengths), self._config.max_length_growth
+        growth, most = self._mean("length_mean") / self._first_length(), self._config.max_length_growth
         words = f"rollouts are {growth:.1f} times as long as at first (limit {most:g})"
         return Finding("length", words, "`rl.overlong=penalty`, or prompts of even length") if growth > most else None
+
+    def _first_length(self) -> float:
+        return fmean(row["length_mean"] for row in self._first)
 
     def _grad_norm(self) -> Finding | None:
         if len(self._norms) < _WINDOW_STEPS:

@@ -137,5 +137,8 @@ def update(model: nn.Module, optimizer: Optimizer, learning_rate: float, max_gra
 
 
 def autocast(precision: Precision, device: str = "cpu") -> AbstractContextManager[None]:
-    """bf16 autocast, or nothing for `fp32`."""
-    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
+    """bf16 autocast, or nothing for `fp32`.
+
+    Its cache would hold the casts of all weights to the end of a forward pass, which uses each of them once.
+    """
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)

@@ -123,7 +123,6 @@ def bare_model(config: PreTrainedConfig) -> PreTrainedModel:
     """The model in fp32 for the trainers' attention; within `FakeTensorMode` it has no content."""
     attention.register()
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention.NAME)
-    model.config.use_cache = False
     return model.train()
 
 
@@ -236,8 +235,9 @@ def plan_stage(stage: str, config: Config, shards: Path, model: str, device: str
     per_epoch = -(-num_units // config.batch_size)
     steps = min(config.epochs * per_epoch, config.max_steps or config.epochs * per_epoch)
     passes, tokens = steps / per_epoch, scale * sum(longest_first)
+    squared_lengths = scale * sum(length**2 for length in longest_first)
     with FakeTensorMode():
-        flops = step_flops(bare_model(architecture), tokens, scale * sum(length**2 for length in longest_first))
+        flops = step_flops(bare_model(architecture), tokens, squared_lengths)
     # DPO's reference scores every pair once: a forward pass, a third of the work.
     reference = 1 / 3 if stage == "dpo" else 0.0
     return StagePlan(stage, memory, rows, num_units, steps, round(passes * tokens), flops * (passes + reference))

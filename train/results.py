@@ -1,8 +1,10 @@
 """What an evaluation found: as a value, a line of a table, and an `eval.json`."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any, Self
 
 import numpy as np
@@ -32,7 +34,7 @@ class EvalResult:
     config: dict[str, Any]
     num_problems: int
     num_samples: int
-    """Of each problem."""
+    """Of each problem, over all runs."""
     pass_at: dict[int, Interval]
     """By k; pass@1 is avg@n, the mean over all samples."""
     cons_at: dict[int, Interval]
@@ -46,6 +48,10 @@ class EvalResult:
     """Problems not asked because no verifier can read their reference answer, by fault."""
     seconds: float
     problems: list[ProblemScore]
+    num_tied: int = 0
+    """Problems whose majority over all samples is a tie: `cons_at` gives them the share of it that is correct."""
+    run_means: list[float] = field(default_factory=list)
+    """Accuracy of each separate run; their mean is pass@1."""
 
     def scores(self) -> NDArray[np.float64]:
         """Share of correct samples of each problem, in order of prompt id, shape (P,)."""
@@ -55,12 +61,16 @@ class EvalResult:
         """The result as one line of a table; accuracies in percent with the interval's ends."""
         accuracies = {f"pass@{k}": percent(interval) for k, interval in _ends(self.pass_at)}
         consensus = {f"cons@{k}": percent(interval) for k, interval in _ends(self.cons_at)[-1:]}
+        ties = {"ties": self.num_tied} if consensus else {}
+        runs = {f"{len(self.run_means)} runs": spread(self.run_means)} if len(self.run_means) > 1 else {}
         return {
             "benchmark": self.benchmark,
             "problems": self.num_problems,
             "samples": self.num_samples,
             **accuracies,
+            **runs,
             **consensus,
+            **ties,
             "truncated": f"{100 * self.truncation_rate:.1f} %",
             "tokens": round(self.mean_tokens),
             "unjudged": self.num_unjudged,
@@ -88,8 +98,13 @@ class EvalResult:
 def percent(interval: Interval, *, signed: bool = False) -> str:
     """`41.2 [38.1, 44.3]`, or `+3.1 [-0.2, +6.4]`."""
     sign = "+" if signed else ""
-    mean, low, high = (f"{100 * value:{sign}.1f}" for value in (interval.mean, interval.low, interval.high))
-    return f"{mean} [{low}, {high}]"
+    middle, low, high = (f"{100 * value:{sign}.1f}" for value in (interval.mean, interval.low, interval.high))
+    return f"{middle} [{low}, {high}]"
+
+
+def spread(accuracies: Sequence[float]) -> str:
+    """`41.2 ± 2.0`: mean and standard deviation over several runs, in percent."""
+    return f"{100 * mean(accuracies):.1f} ± {100 * stdev(accuracies):.1f}"
 
 
 def _ends(by_k: dict[int, Interval]) -> list[tuple[int, Interval]]:

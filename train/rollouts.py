@@ -1,26 +1,31 @@
 """Groups of rollouts from the current policy, with token ids, log-probabilities, verdicts and rewards."""
 
 import math
-from collections import Counter, deque
+import threading
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from pipelines import parquet
 from pipelines.config import Config
-from pipelines.conversation import Message
-from pipelines.errors import UserError
+from pipelines.progress import progress
 from pipelines.reasoning import Reasoning, split_reasoning
 from pipelines.sampling import Completion, Refusal, Request, Sampler, SamplingConfig
 from pipelines.tables import REWARDS, ROLLOUTS, VERDICT_LABELS, content_id, rollout_id
 from train.advantages import group_refusal, rebalanced
-from verifiers import Job, Question, Verdict, VerifierPool, reward
+from train.prompts import Prompt, prompts_from
+from verifiers import Job, Verdict, VerifierPool, reward
+
+_SECONDS_A_FILE = 60.0
+_SAMPLES_A_FILE = 1024
+"""Samples are stored when this many, or this much time, has come together: what a kill can cost."""
 
 
 class RolloutConfig(Config):
@@ -44,17 +49,9 @@ class RolloutConfig(Config):
     end_temperature: float = Field(0.6, gt=0)
     anneal_over: float = Field(0.5, ge=0, le=1)
     """Share of the steps over which the temperature falls."""
+    curriculum: bool = False
+    """Ask prompts from easy to hard, by their pass rate; see `prompts.prompts_from`."""
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One problem as the policy is asked it, and what its answers are judged against."""
-
-    prompt_id: str
-    messages: tuple[Message, ...]
-    verifier: str
-    question: Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +74,14 @@ class Sample:
     verdict: Verdict
 
     @property
+    def is_finite(self) -> bool:
+        """Whether the sampler's log-probabilities are numbers."""
+        return all(math.isfinite(logprob) for logprob in self.completion.logprobs)
+
+    @property
     def reward(self) -> float | None:
         """The verdict's reward; None where it says nothing, or the sampler's log-probabilities are not numbers."""
-        if not all(math.isfinite(logprob) for logprob in self.completion.logprobs):
-            return None
-        return reward(self.verdict.outcome)
+        return reward(self.verdict.outcome) if self.is_finite else None
 
 
 @dataclass(slots=True)
@@ -116,41 +116,6 @@ class StepRollouts:
         return [sample for group in self.groups for sample in group.samples]
 
 
-# --- prompts --------------------------------------------------------------------------------------
-
-
-def load_prompts(root: Path) -> list[Prompt]:
-    """The prompts of `root/shards/rl`, by id."""
-    files = parquet.require_files(root, "shards/rl", hint=f"run `curate split {root}`")
-    rows = parquet.read_table(files, "shards/rl").to_pylist()
-    if not rows:
-        raise UserError(f"`{root / 'shards/rl'}` has 0 prompts", hint="`curate status` says why none was chosen")
-    prompts = {row["prompt_id"]: _prompt(row) for row in rows}
-    return [prompts[prompt_id] for prompt_id in sorted(prompts)]
-
-
-def _prompt(row: dict[str, Any]) -> Prompt:
-    question = Question(row["answer"], tuple(row["choices"] or ()))
-    return Prompt(row["prompt_id"], tuple(row["prompt"]), row["verifier"], question)
-
-
-def prompts_from(prompts: Sequence[Prompt], cursor: int, seed: int) -> Iterator[tuple[int, Prompt]]:
-    """Every prompt once, as (place after it, prompt), from place `cursor` of an endless order.
-
-    The order is one shuffle after another, each by seed and id; where a new shuffle begins on the
-    way, it skips what has already come.
-    """
-    seen: set[str] = set()
-    for epoch in count(cursor // len(prompts)):
-        order = sorted(prompts, key=lambda prompt: content_id("order", seed, epoch, prompt.prompt_id))
-        for place, prompt in enumerate(order, start=epoch * len(prompts)):
-            if len(seen) == len(prompts):
-                return
-            if place >= cursor and prompt.prompt_id not in seen:
-                seen.add(prompt.prompt_id)
-                yield place + 1, prompt
-
-
 # --- sampling -------------------------------------------------------------------------------------
 
 
@@ -163,15 +128,16 @@ def sample_step(
     step: int,
     cursor: int,
     temperature: float,
-) -> StepRollouts:
+    stop: threading.Event,
+) -> StepRollouts | None:
     """Groups from the current policy until `prompts_per_step` of them have signal, in at most `max_rounds` rounds.
 
     Each round doubles the groups without a correct rollout and draws new prompts in the place of
-    groups that cannot teach. A prompt is asked once a step at most.
+    groups that cannot teach. A prompt is asked once a step at most. None if told to `stop` before it was whole.
     """
     sampling = step_sampling(config, temperature)
     identity = {**sampling.resolved(), "seed": config.seed, "step": step}
-    fresh = prompts_from(prompts, cursor, config.seed)
+    fresh = prompts_from(prompts, cursor, config.seed, curriculum=config.curriculum)
     groups: list[Group] = []
     refusals: list[Refusal] = []
     for _ in range(config.max_rounds):
@@ -184,11 +150,13 @@ def sample_step(
             cursor, asking[prompt.prompt_id] = place, Group(prompt)
         groups += [group for group in asking.values() if not group.asked]
         wanted = [
-            _wanted(group.prompt, sampler.model, identity, index)
+            wanted_sample(group.prompt, sampler.model, identity, index)
             for group in asking.values()
             for index in range(group.asked, _next_size(group, config))
         ]
         for result in judged_samples(sampler, pool, wanted, sampling, logprobs=True):
+            if stop.is_set():
+                return None
             if isinstance(result, Refusal):
                 refusals.append(result)
             else:
@@ -208,7 +176,8 @@ def _next_size(group: Group, config: RolloutConfig) -> int:
     return min(2 * group.asked, config.max_group_size) if group.asked else config.group_size
 
 
-def _wanted(prompt: Prompt, model: str, identity: dict[str, Any], sample_index: int) -> Wanted:
+def wanted_sample(prompt: Prompt, model: str, identity: dict[str, Any], sample_index: int) -> Wanted:
+    """A sample of `prompt`, its id and seed made from all that it depends on; `identity` holds the run's `seed`."""
     sample_id = rollout_id(prompt.prompt_id, model, identity, sample_index)
     return Wanted(sample_id, prompt, sample_index, sample_seed(sample_id, identity["seed"]))
 
@@ -266,6 +235,44 @@ def judged_samples(
 
 
 # --- tables ---------------------------------------------------------------------------------------
+
+
+def store_samples(
+    root: Path,
+    sampler: Sampler,
+    pool: VerifierPool,
+    wanted: Sequence[Wanted],
+    sampling: SamplingConfig,
+    source: str,
+    *,
+    stop: threading.Event,
+) -> list[Refusal]:
+    """Take those of the `wanted` samples that `root` does not hold, and store them there, file by file.
+
+    Returns what the sampler refused. If told to `stop`, what was taken by then is stored.
+    """
+    files = parquet.table_files(root, "verdicts")
+    stored = set(parquet.read_table(files, "verdicts", ["rollout_id"])["rollout_id"].to_pylist())
+    missing = [one for one in wanted if one.rollout_id not in stored]
+    taken: list[Sample] = []
+    refused: list[Refusal] = []
+    number, stored_at = len(files), time.monotonic()
+    with progress(source, len(missing), "samples") as advance:
+        for result in judged_samples(sampler, pool, missing, sampling):
+            advance()
+            if isinstance(result, Refusal):
+                refused.append(result)
+            else:
+                taken.append(result)
+            if stop.is_set():
+                break
+            if len(taken) >= _SAMPLES_A_FILE or (taken and time.monotonic() - stored_at > _SECONDS_A_FILE):
+                # Rollouts that a kill left without verdicts are written over.
+                write_samples(root, f"{number:05d}.parquet", taken, sampler.model, sampling, source)
+                taken, number, stored_at = [], number + 1, time.monotonic()
+    if taken:
+        write_samples(root, f"{number:05d}.parquet", taken, sampler.model, sampling, source)
+    return refused
 
 
 def write_samples(
@@ -339,18 +346,6 @@ def write_rewards(root: Path, name: str, groups: Sequence[Group], advantages: Ma
     parquet.write_file(root / "rewards" / name, "rewards", [pa.Table.from_pylist(rows, schema=REWARDS)])
 
 
-def write_prompts(root: Path, shards: Path, prompts: Sequence[Prompt]) -> None:
-    """Put the asked rows of `shards/prompts`, where there are any, beside the rollouts: curation reads both."""
-    wanted = pa.array([prompt.prompt_id for prompt in prompts])
-    parts = [
-        table.filter(pc.is_in(table["prompt_id"], value_set=wanted))
-        for path in parquet.table_files(shards, "prompts")
-        for table in [parquet.read_table(path, "prompts")]
-    ]
-    if parts:
-        parquet.write_file(root / "prompts" / "00000.parquet", "prompts", parts)
-
-
 def verdict_table(verdicts: Iterable[tuple[str, str, Verdict]]) -> pa.Table:
     """Rows of `verdicts` from (rollout id, prompt id, verdict)."""
     rows = [
@@ -365,31 +360,3 @@ def verdict_table(verdicts: Iterable[tuple[str, str, Verdict]]) -> pa.Table:
         for rollout, prompt, verdict in verdicts
     ]
     return pa.Table.from_pylist(rows, schema=VERDICT_LABELS)
-
-
-# --- words ----------------------------------------------------------------------------------------
-
-
-def without_signal(rollouts: StepRollouts, step: int) -> UserError:
-    """The words for a step in which no group can teach anything: why none could, and what to do."""
-    reasons = Counter(group.refusal for group in rollouts.groups)
-    counts = ", ".join(f"{number} {str(reason).replace('_', ' ')}" for reason, number in reasons.most_common())
-    refusals = rollouts.refusals
-    refused = f"; the sampler refused {len(refusals)} ({refusals[0].detail})" if refusals else ""
-    return UserError(
-        f"step {step}: none of {len(rollouts.groups)} groups has signal: {counts}{refused}", hint=_advice(reasons)
-    )
-
-
-def mastered(rollouts: StepRollouts) -> bool:
-    """Whether every prompt of the step was too easy for the policy."""
-    return all(group.refusal in ("all_correct", "too_easy") for group in rollouts.groups)
-
-
-def _advice(reasons: Counter[str | None]) -> str:
-    most = reasons.most_common(1)[0][0]
-    if most == "all_wrong":
-        return "easier prompts, a larger `max_group_size`, or more supervised training first"
-    if most in ("all_correct", "too_easy"):
-        return "harder prompts, or a larger `max_pass_rate`"
-    return "`curate sql` shows the verdicts of this step"

@@ -6,6 +6,8 @@ samples as well would count the second one twice.
 """
 
 from dataclasses import dataclass
+from itertools import combinations
+from math import comb
 from statistics import NormalDist
 
 import numpy as np
@@ -63,43 +65,52 @@ def cons_at_k(votes_PS: Integers, correct_PS: NDArray[np.bool_], k: int, seed: i
 
     `votes_PS` holds the answer's equivalence class, -1 for a sample without an answer, which does
     not vote. Among equally frequent answers one is picked at random: the problem scores the share
-    of the tied answers that are correct. Nobody votes: 0. With more than k samples it is the mean
-    over `num_draws` random subsets of k, the same for every problem.
+    of the tied answers that are correct. Nobody votes: 0. It is the mean over all subsets of k samples,
+    or over `num_draws` random ones where there are more, the same for every problem.
     """
     num_samples = votes_PS.shape[1]
     assert 1 <= k <= num_samples, "cons@k needs at least k samples of every problem"
-    if k == num_samples:
-        return _majority(votes_PS, correct_PS)
-    random = np.random.default_rng([seed, k])
-    total_P = np.zeros(len(votes_PS))
-    for _ in range(num_draws):
-        subset = random.permutation(num_samples)[:k]
-        total_P += _majority(votes_PS[:, subset], correct_PS[:, subset])
-    return total_P / num_draws
+    if comb(num_samples, k) <= num_draws:
+        subsets = [list(subset) for subset in combinations(range(num_samples), k)]
+    else:
+        random = np.random.default_rng([seed, k])
+        subsets = [random.permutation(num_samples)[:k].tolist() for _ in range(num_draws)]
+    scores = [_majority(votes_PS[:, subset], correct_PS[:, subset]) for subset in subsets]
+    return np.asarray(np.mean(scores, axis=0), dtype=np.float64)
+
+
+def tied(votes_PS: Integers) -> NDArray[np.bool_]:
+    """Whether several answers of a problem are equally, and most, frequent, shape (P,)."""
+    # Each winning class sums to 1.
+    return np.asarray(_winners(votes_PS).sum(axis=1) > 1.5)
 
 
 def _majority(votes_PS: Integers, correct_PS: NDArray[np.bool_]) -> Floats:
+    winner_PS = _winners(votes_PS)
+    num_winners_P = winner_PS.sum(axis=1)
+    return np.asarray((winner_PS * correct_PS).sum(axis=1) / np.maximum(num_winners_P, 1.0), dtype=np.float64)
+
+
+def _winners(votes_PS: Integers) -> Floats:
+    """1/m at each of the m samples that vote for a most frequent answer, else 0."""
     same_PSS = votes_PS[:, :, None] == votes_PS[:, None, :]
     count_PS = np.where(votes_PS >= 0, same_PSS.sum(axis=2), 0)
     most_P1 = np.maximum(count_PS.max(axis=1, keepdims=True), 1)
-    # A winning class of m votes appears m times among the samples: each carries 1/m of one vote.
-    winner_PS = np.where(count_PS == most_P1, 1.0 / most_P1, 0.0)
-    num_winners_P = winner_PS.sum(axis=1)
-    return np.asarray((winner_PS * correct_PS).sum(axis=1) / np.maximum(num_winners_P, 1.0), dtype=np.float64)
+    return np.where(count_PS == most_P1, 1.0 / most_P1, 0.0)
 
 
 def bootstrap_interval(values_P: Floats, seed: int, num_draws: int = 10_000) -> Interval:
     """Mean over problems of one value each in [0, 1], with its interval.
 
-    Percentiles of resampled means, widened for few problems (Hesterberg 2015, arXiv:1411.5279,
-    section 5.3). Where all problems agree a bootstrap sees no spread at all: Wilson's interval then
-    stands in, each problem a single trial.
+    A bootstrap corrected for bias and skew, widened for few problems (Hesterberg 2015, arXiv:1411.5279,
+    section 5.3). Where all problems agree it sees no spread at all: Wilson's interval then stands in,
+    each problem a single trial.
     """
     mean = float(np.mean(values_P))
     if np.ptp(values_P) == 0:
         low, high = wilson_interval(mean * len(values_P), len(values_P))
         return Interval(mean, low, high)
-    low, high = _percentiles(values_P, seed, num_draws)
+    low, high = _bootstrap_ends(values_P, seed, num_draws)
     return Interval(mean, low, high)
 
 
@@ -123,11 +134,10 @@ def paired_comparison(first_P: Floats, second_P: Floats, seed: int, num_draws: i
     """
     assert first_P.shape == second_P.shape, "a paired comparison needs the same problems on both sides"
     difference_P = second_P - first_P
-    mean = float(np.mean(difference_P))
-    if np.ptp(difference_P) == 0 and mean == 0:
-        return Comparison(Interval(0.0, 0.0, 0.0), 1.0)
-    low, high = _percentiles(difference_P, seed, num_draws)
-    return Comparison(Interval(mean, low, high), _sign_flip_p_value(difference_P, seed, num_draws))
+    low, high = _bootstrap_ends(difference_P, seed, num_draws)
+    return Comparison(
+        Interval(float(np.mean(difference_P)), low, high), _sign_flip_p_value(difference_P, seed, num_draws)
+    )
 
 
 def _sign_flip_p_value(difference_P: Floats, seed: int, num_draws: int) -> float:
@@ -140,28 +150,38 @@ def _sign_flip_p_value(difference_P: Floats, seed: int, num_draws: int) -> float
     return (as_extreme + 1) / (num_draws + 1)
 
 
-def _percentiles(values_P: Floats, seed: int, num_draws: int) -> tuple[float, float]:
-    """Ends of the expanded percentile interval of the mean."""
+def _bootstrap_ends(values_P: Floats, seed: int, num_draws: int) -> tuple[float, float]:
+    """Ends of the interval of the mean: percentiles of resampled means, moved by their bias and the values' skew.
+
+    BCa (Efron 1987, doi:10.1080/01621459.1987.10478410). Plain percentiles miss a high mean too often where most
+    problems are hard: with 30 of them nearer 90 than 95 % of the intervals hold the truth.
+    """
+    num_problems, mean = len(values_P), float(np.mean(values_P))
+    if np.ptp(values_P) == 0:
+        return mean, mean
     random = np.random.default_rng([seed, 0])
-    num_problems = len(values_P)
-    means = [
+    blocks = [
         values_P[random.integers(0, num_problems, size=(block, num_problems))].mean(axis=1)
         for block in _blocks(num_draws, num_problems)
     ]
-    tail = _expanded_tail(num_problems)
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    means = np.sort(np.concatenate(blocks))
+    normal, deviation_P = NormalDist(), values_P - mean
+    # Means that equal ours but for rounding count half.
+    bias = normal.inv_cdf(float(np.searchsorted(means, [mean - 1e-12, mean + 1e-12]).mean()) / num_draws)
+    skew = float(np.sum(deviation_P**3) / (6 * np.sum(deviation_P**2) ** 1.5))
+    reach = _student_reach(num_problems)
+    shifted = [bias - reach, bias + reach]
+    low, high = np.quantile(means, [normal.cdf(bias + place / (1 - skew * place)) for place in shifted])
     return float(low), float(high)
 
 
-def _expanded_tail(num_problems: int) -> float:
-    """Tail that makes percentiles as wide as Student's t: `Phi(-sqrt(n / (n - 1)) t_{n-1})`."""
-    if num_problems < 2:
-        return 0.0
+def _student_reach(num_problems: int) -> float:
+    """Normal deviations that make percentiles as wide as Student's t: `sqrt(n / (n - 1)) t_{n-1}`."""
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     freedom = num_problems - 1
     # Cornish-Fisher expansion of Student's quantile; right to 1 % from five degrees of freedom.
     student = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-    return NormalDist().cdf(-float(np.sqrt(num_problems / freedom)) * student)
+    return float(np.sqrt(num_problems / freedom)) * student
 
 
 def _blocks(num_draws: int, num_problems: int) -> list[int]:

@@ -17,9 +17,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from curate import overrides
-from curate.judging import Judge, JudgeCounts, judge_name, opened_judge
+from curate.judging import Judge, JudgeCounts, judge_identity, opened_judge
 from curate.opinions import Label, Opinions
-from curate.teachers import resolve_teacher
 from pipelines import parquet
 from pipelines.config import Config
 from pipelines.errors import UserError
@@ -107,8 +106,8 @@ def run(
 ) -> VerifyReport:
     """Make the verdicts of every rollouts file that has none, or stale ones; `part` as in `run_row_stage`."""
     prompts = parquet.require_files(root, "prompts", hint="verdicts need the reference answers: `curate import` them")
-    side_inputs = [*(parquet.facts(path).digest for path in prompts), *sorted(VERSIONS.values()), *_judge_id(config)]
-    side_inputs += overrides.digests(root)
+    judged_by = judge_identity(config.judge, config.judge_server)
+    side_inputs = [*(parquet.facts(path).digest for path in prompts), *sorted(VERSIONS.values()), *judged_by]
     marks = overrides.read(root)
     if config.judge is not None and part is not None:
         raise UserError("one process asks a judge", hint="leave out --executor, or the judge for now")
@@ -132,7 +131,16 @@ def run(
                 rescued += sum(_is_rescued(row) for row in labels.select(["verdict", "rule"]).to_pylist())
                 yield overrides.overridden(labels, marks)
 
-        done = run_row_stage(root, STAGE, config, label, replace=replace, side_inputs=side_inputs, part=part)
+        done = run_row_stage(
+            root,
+            STAGE,
+            config,
+            label,
+            replace=replace,
+            side_inputs=side_inputs,
+            file_inputs=lambda path: overrides.digests(path, marks),
+            part=part,
+        )
     judge = opinions.judge
     counts = verdict_counts(root) if part is None else {}
     return VerifyReport(
@@ -142,13 +150,6 @@ def run(
         judged=judge.counts if judge else JudgeCounts(),
         rescued=rescued,
     )
-
-
-def _judge_id(config: VerifyConfig) -> list[str]:
-    """The judge's name and weights, if there is one: a model that is trained further is another judge."""
-    if config.judge is None:
-        return []
-    return [judge_name(resolve_teacher(config.judge, config.judge_server), config.judge_server)]
 
 
 def _opened_opinions(

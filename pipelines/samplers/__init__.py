@@ -102,19 +102,12 @@ def model_name(model: str) -> str:
 
 
 def _open_server(model: str, server_url: str, name: str | None, concurrency: int) -> Sampler:
+    from pipelines.samplers.openai_chat import ChatWire
     from pipelines.samplers.server import ServerSampler
 
     served = model.removeprefix("hf:")
-    sampler = ServerSampler(name or served, server_url, served_name=served, concurrency=concurrency)
-    try:
-        listed = sampler.served_models()
-        if listed is not None and served not in listed:
-            raise UserError(
-                f"{server_url} does not serve `{served}`", hint=f"it serves {', '.join(listed) or 'nothing'}"
-            )
-    except UserError:
-        sampler.close()
-        raise
+    sampler = ServerSampler(name or served, server_url, wire=ChatWire(served), concurrency=concurrency)
+    sampler.check_model()
     return sampler
 
 

@@ -45,34 +45,56 @@ class RefusedError(Exception):
         self.detail = detail
 
 
-def chat_body(
-    request: Request, config: SamplingConfig, served_name: str, *, vllm: bool, context: int | None, logprobs: bool
-) -> dict[str, Any]:
-    """The body of the POST that asks for one completion.
+class ChatWire:
+    """The chat-completions protocol towards one model of a server."""
 
-    One each, never `n`: every rollout has a seed of its own, a server's limit on `n` does not matter, and a
-    dropped connection costs one completion. To a server that knows vLLM's fields (`vllm`; SGLang does), all
-    that shapes the distribution is spelled out, because what is left out is taken from the model's
-    `generation_config.json`. `context`: tokens that the server takes at most, where known; it refuses to be
-    asked for more.
-    """
-    body: dict[str, Any] = {
-        "model": served_name,
-        "messages": list(request.messages),
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-        "max_tokens": config.max_tokens if context is None else min(config.max_tokens, context),
-        "seed": request.seed,
-    }
-    if vllm:
-        body |= {"top_k": config.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True}
-    elif config.top_k > 0:  # not in OpenAI's own protocol, so only where it is asked for
-        body["top_k"] = config.top_k
-    if config.reasoning_effort is not None:
-        body["reasoning_effort"] = config.reasoning_effort
-    if logprobs:
-        body["logprobs"] = True
-    return body
+    def __init__(self, served_name: str, chat: ChatFormat | None = None) -> None:
+        """With the model's own `chat` format, text is decoded here from the tokens, which vLLM sends."""
+        self.served_name = served_name
+        self._chat = chat
+        self._vllm = chat is not None
+        self._context: int | None = None
+
+    def url(self, base: str) -> str:
+        """Where requests are posted, given the base of the API."""
+        return f"{base}/chat/completions"
+
+    def note(self, entry: Mapping[str, Any]) -> None:
+        """Learn from the server's list of models: whether it knows vLLM's fields, and its longest context."""
+        self._vllm |= entry.get("owned_by") in ("vllm", "sglang")
+        context = entry.get("max_model_len")
+        self._context = context if isinstance(context, int) else None
+
+    def body(self, request: Request, config: SamplingConfig, *, logprobs: bool) -> dict[str, Any]:
+        """The body of the POST that asks for one completion.
+
+        One each, never `n`: every rollout has a seed of its own, a server's limit on `n` does not matter, and a
+        dropped connection costs one completion. To a server that knows vLLM's fields (SGLang does), all that
+        shapes the distribution is spelled out, because what is left out is taken from the model's
+        `generation_config.json`. It refuses to be asked for more tokens than its context.
+        """
+        most = config.max_tokens if self._context is None else min(config.max_tokens, self._context)
+        body: dict[str, Any] = {
+            "model": self.served_name,
+            "messages": list(request.messages),
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "max_tokens": most,
+            "seed": request.seed,
+        }
+        if self._vllm:
+            body |= {"top_k": config.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True}
+        elif config.top_k > 0:  # not in OpenAI's own protocol, so only where it is asked for
+            body["top_k"] = config.top_k
+        if config.reasoning_effort is not None:
+            body["reasoning_effort"] = config.reasoning_effort
+        if logprobs:
+            body["logprobs"] = True
+        return body
+
+    def read(self, request_id: str, body: Mapping[str, Any], answer: Any) -> Completion:  # noqa: ARG002  # the prompt
+        """The answer as a completion; see `read_completion`."""
+        return read_completion(request_id, answer, self._chat)
 
 
 def check_status(status: int, headers: Mapping[str, str], text: str, url: str) -> None:
@@ -137,7 +159,7 @@ def read_completion(request_id: str, answer: Any, chat: ChatFormat | None) -> Co
         prompt_ids = tuple(int(token) for token in answer.get("prompt_token_ids") or ())
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise TransientError("not_a_completion", f"{type(error).__name__}: {error}: {answer!r:.500}") from None
-    _check_finish(finish_reason)
+    check_finish(finish_reason)
     if not (content is None or isinstance(content, str)) or not (reasoning is None or isinstance(reasoning, str)):
         raise TransientError("not_a_completion", "content or reasoning is not text")
     if content is None and reasoning is None and not token_ids:
@@ -157,7 +179,8 @@ def read_completion(request_id: str, answer: Any, chat: ChatFormat | None) -> Co
     )
 
 
-def _check_finish(finish_reason: Any) -> None:
+def check_finish(finish_reason: Any) -> None:
+    """Nothing for an end that a model comes to; else the error that says what to do."""
     if not isinstance(finish_reason, str) or finish_reason in _BROKEN_OFF:
         raise TransientError("not_a_completion", f"finish_reason {finish_reason!r:.100}")
     if finish_reason in _STOP_REASONS or finish_reason == "length":
@@ -178,6 +201,11 @@ def _joined(reasoning: str | None, content: str, finish_reason: str) -> str:
 def _count(usage: Any, key: str) -> int | None:
     value = usage.get(key) if isinstance(usage, dict) else None
     return value if type(value) is int and 0 <= value < 2**31 else None
+
+
+def without_key(text: str, key: str | None) -> str:
+    """`text` without the key, which some servers repeat in their complaints."""
+    return text.replace(key, "***") if key else text
 
 
 def checked_url(server_url: str) -> str:

@@ -7,24 +7,21 @@ import queue
 import random
 import threading
 from collections.abc import Coroutine, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 
 from pipelines.errors import UserError
-from pipelines.samplers.chat import ChatFormat
 from pipelines.samplers.openai_chat import (
     KEY_VARIABLES,
+    ChatWire,
     RefusedError,
     TransientError,
-    chat_body,
     check_status,
-    checked_url,
-    key_from_environment,
-    read_completion,
+    without_key,
 )
 from pipelines.samplers.pacing import Gate, Outage
+from pipelines.samplers.protocols import RemoteServer, Server, Wire
 from pipelines.sampling import Completion, Refusal, Request, SamplingConfig
 
 _LONGEST_WAIT_S = 60.0
@@ -42,44 +39,6 @@ _SLOWEST_TOKENS_S = 8.0
 
 _VARIABLES = " or ".join(KEY_VARIABLES)
 _KEPT = "what is finished is kept; see to the server, then run the same command again"
-
-
-class Server(Protocol):
-    """Where requests go. A server that this process runs may die and come back at another address."""
-
-    @property
-    def url(self) -> str:
-        """Base of the API, e.g. `http://localhost:8000/v1`."""
-
-    @property
-    def key(self) -> str | None: ...
-
-    @property
-    def is_up(self) -> bool:
-        """False where it is known to be gone, so that only `restart` helps."""
-
-    def restart(self) -> None:
-        """Bring it back; blocks, and is a `UserError` where that is hopeless."""
-
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class RemoteServer:
-    """A server that somebody else runs."""
-
-    url: str
-    key: str | None = None
-    is_up: bool = True
-
-    def __repr__(self) -> str:  # a key is shown nowhere
-        return f"RemoteServer({self.url!r})"
-
-    def restart(self) -> None:
-        raise AssertionError("nobody here can restart it")
-
-    def close(self) -> None:
-        """It is not ours to end."""
 
 
 class ServerSampler:
@@ -101,35 +60,28 @@ class ServerSampler:
         model: str,
         server: str | Server,
         *,
-        served_name: str | None = None,
+        wire: Wire | None = None,
         concurrency: int = 256,
         retries: int = 8,
         backoff_s: float = 0.5,
         timeout_s: float | None = None,
         patience_s: float = 600.0,
         calm_s: float = 5.0,
-        chat: ChatFormat | None = None,
     ) -> None:
-        """A sampler of the model that `server` (a URL, or one of ours) serves as `served_name` (default `model`).
+        """A sampler of what `server` (a URL, or one of ours) serves, by default over the chat protocol as `model`.
 
         `concurrency` requests are open at once. `timeout_s` is for one attempt from its sending to the last
         byte; None allows ten minutes and a token in an eighth of a second. After a rate limit, more requests
-        at once are tried every `calm_s`. With the model's `chat` format, text is decoded here from the tokens,
-        which vLLM sends.
+        at once are tried every `calm_s`.
         """
         self.model = model
-        self._served_name = served_name or model
-        self._server = (
-            server if not isinstance(server, str) else RemoteServer(checked_url(server), key_from_environment())
-        )
+        self._wire = wire or ChatWire(model)
+        self._server = RemoteServer.at(server) if isinstance(server, str) else server
         self._concurrency = concurrency
         self._retries = retries
         self._backoff_s = backoff_s
         self._timeout_s = timeout_s
         self._patience_s = patience_s
-        self._chat = chat
-        self._vllm = chat is not None
-        self._context: int | None = None
         self._forbidden = self._answers_then = 0
         self._jitter = random.Random(0)  # noqa: S311  # spreads retries, nothing secret
         self._gate = Gate(concurrency, calm_s=calm_s)
@@ -144,7 +96,7 @@ class ServerSampler:
             headers={} if key is None else {"Authorization": f"Bearer {key}"},
             timeout=httpx.Timeout(None, connect=30.0),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=concurrency),
-            trust_env=isinstance(self._server, RemoteServer),  # a proxy stands between us and no server of ours
+            trust_env=not self._server.is_ours,
         )
 
     def sample(
@@ -212,7 +164,7 @@ class ServerSampler:
     def served_models(self) -> list[str] | None:
         """Names the server lists, None where it does not say; a server that cannot be reached is a `UserError`.
 
-        What the list says of the server is noted: whether it knows vLLM's fields, and its longest context.
+        The wire notes what the list says of the model.
         """
         try:
             response = self._wait(self._client.get(f"{self._server.url}/models", timeout=30.0))
@@ -228,11 +180,21 @@ class ServerSampler:
             entries = {str(entry["id"]): entry for entry in response.json()["data"]}
         except (ValueError, KeyError, TypeError):
             return None
-        entry = entries.get(self._served_name, {})
-        self._vllm |= entry.get("owned_by") in ("vllm", "sglang")
-        context = entry.get("max_model_len")
-        self._context = context if isinstance(context, int) else None
+        self._wire.note(entries.get(self._wire.served_name, {}))
         return list(entries)
+
+    def check_model(self) -> None:
+        """A `UserError`, and this sampler closed, where the server cannot be reached or does not serve the model."""
+        try:
+            listed = self.served_models()
+            if listed is not None and self._wire.served_name not in listed:
+                raise UserError(
+                    f"{self._server.url} does not serve `{self._wire.served_name}`",
+                    hint=f"it serves {', '.join(listed) or 'nothing'}",
+                )
+        except UserError:
+            self.close()
+            raise
 
     def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -248,13 +210,15 @@ class ServerSampler:
         self, request: Request, config: SamplingConfig, logprobs: bool, outage: Outage
     ) -> Completion | Refusal:
         """The request's one result, after as many attempts as it takes or is worth."""
-        body = chat_body(request, config, self._served_name, vllm=self._vllm, context=self._context, logprobs=logprobs)
+        body = self._wire.body(request, config, logprobs=logprobs)
+        if isinstance(body, Refusal):
+            return body
         deadline_s = self._deadline_s(config)
         attempts = failures = rate_limits = answers = 0
         while True:
             entered = await self._gate.enter()
             try:
-                completion = read_completion(request.id, await self._attempt(body, deadline_s), self._chat)
+                completion = self._wire.read(request.id, body, await self._attempt(body, deadline_s))
             except TransientError as error:
                 failure = error
             except RefusedError as refused:
@@ -294,7 +258,8 @@ class ServerSampler:
             if self._loop.time() - at < 10 * self._backoff_s:
                 return was_well
             short = config.model_copy(update={"max_tokens": 1})
-            body = chat_body(_PROBE, short, self._served_name, vllm=self._vllm, context=None, logprobs=False)
+            body = self._wire.body(_PROBE, short, logprobs=False)
+            assert isinstance(body, dict), "so short a prompt fits"
             await self._gate.enter()
             try:
                 await self._attempt(body, min(_PROBE_TIMEOUT_S, self._deadline_s(short)))
@@ -316,12 +281,13 @@ class ServerSampler:
         url = await self._address()
         try:
             async with asyncio.timeout(deadline_s):
-                response = await self._client.post(f"{url}/chat/completions", json=body)
+                response = await self._client.post(self._wire.url(url), json=body)
         except (TimeoutError, httpx.TimeoutException):
             raise TransientError("timeout", f"no answer within {deadline_s:g} s") from None
         except httpx.RequestError as error:  # a body that does not decompress, too
-            raise TransientError("connection", self._without_key(f"{type(error).__name__}: {error}")) from None
-        text = self._without_key(response.content.decode(errors="replace"))
+            said = without_key(f"{type(error).__name__}: {error}", self._server.key)
+            raise TransientError("connection", said) from None
+        text = without_key(response.content.decode(errors="replace"), self._server.key)
         check_status(response.status_code, response.headers, text, url)
         try:
             return json.loads(text)
@@ -368,8 +334,3 @@ class ServerSampler:
                 f"{self._server.url} has answered nothing for {seconds:.0f} s, the last attempt ended with {last}",
                 hint=_KEPT,
             )
-
-    def _without_key(self, text: str) -> str:
-        """`text` without the key, which some servers repeat in their complaints."""
-        key = self._server.key
-        return text.replace(key, "***") if key else text

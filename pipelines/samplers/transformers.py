@@ -9,7 +9,7 @@ import torch
 from pipelines.models import pin_longrope
 from pipelines.samplers.chat import ChatFormat, chat_format, load_chat_format
 from pipelines.samplers.decoding import Block, Decode, Prefill, Row, draw, merged, step_logits, uniforms
-from pipelines.sampling import Completion, Refusal, Request, SamplingConfig
+from pipelines.sampling import Completion, Refusal, Request, SamplingConfig, prompt_too_long
 
 _MAX_BLOCKS = 8
 """Attention runs block by block: more of them cost more kernel launches, fewer of them more padding."""
@@ -138,8 +138,7 @@ class TransformersSampler:
             prompt_ids = self._chat.prompt_ids(request.messages, config.reasoning_effort)
             space = self._max_model_len - len(prompt_ids)
             if space < 1:
-                detail = f"{len(prompt_ids)} prompt tokens, the model reads {self._max_model_len} with its answer"
-                yield Refusal(request.id, "prompt_too_long", detail)
+                yield prompt_too_long(request.id, len(prompt_ids), self._max_model_len)
             else:
                 yield Row(request.id, request.seed, prompt_ids, min(config.max_tokens, space))
 

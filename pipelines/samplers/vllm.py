@@ -11,7 +11,7 @@ import torch
 
 from pipelines.errors import UserError
 from pipelines.samplers.chat import load_chat_format, model_config
-from pipelines.sampling import Completion, Refusal, Request, SamplingConfig
+from pipelines.sampling import Completion, Refusal, Request, SamplingConfig, prompt_too_long
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,7 +87,9 @@ class VllmSampler:
                         yield refusal
                 if not running:
                     return
-                for output in self._engine.step():
+                with died_in_one_sentence():
+                    outputs = self._engine.step()
+                for output in outputs:
                     if output.finished:
                         running.remove(output.request_id)
                         yield self._completion(output, logprobs)
@@ -100,7 +102,7 @@ class VllmSampler:
         assert self._in_process, "weights can be replaced in an in-process engine only"
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named_tensors)})
         if self._on_cpu:
-            self._engine.apply_model(_repack_head)
+            self._engine.apply_model(repack_head)
         assert self._engine.reset_prefix_cache(), "weights were replaced while requests were running"
 
     def close(self) -> None:
@@ -116,8 +118,7 @@ class VllmSampler:
         prompt_ids = self._chat.prompt_ids(request.messages, config.reasoning_effort)
         space = self._max_model_len - len(prompt_ids)
         if space < 1:
-            detail = f"{len(prompt_ids)} prompt tokens, the model reads {self._max_model_len} with its answer"
-            return Refusal(request.id, "prompt_too_long", detail)
+            return prompt_too_long(request.id, len(prompt_ids), self._max_model_len)
         params = SamplingParams(
             temperature=config.temperature,
             top_p=config.top_p,
@@ -186,6 +187,20 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
+def died_in_one_sentence() -> Iterator[None]:
+    """The engine's end, or the end of its memory, within is a `UserError`: all that is stored stays."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except (EngineDeadError, torch.OutOfMemoryError) as error:
+        raise UserError(
+            f"vLLM's engine died: {str(error).splitlines()[0]}",
+            hint="its own words stand above; the same command goes on, training from the last checkpoint",
+        ) from error
+
+
+@contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
     """Processes that begin within never hear SIGINT, which a terminal sends to every one: we say when they end.
 
@@ -228,7 +243,7 @@ def _load_engine(**settings: Any) -> Any:
     return LLMEngine.from_engine_args(EngineArgs(**settings))
 
 
-def _repack_head(module: "nn.Module") -> None:
+def repack_head(module: "nn.Module") -> None:
     """Pack a tied output head again: the CPU back end keeps a packed copy, and loading weights skips it."""
     from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 

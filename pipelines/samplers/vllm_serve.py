@@ -3,10 +3,11 @@
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipelines.errors import UserError
+from pipelines.samplers.openai_chat import ChatWire
 from pipelines.samplers.server import ServerSampler
 from pipelines.samplers.watched import WatchedServer
 
@@ -32,10 +33,9 @@ def open_vllm_serve(
     (`--enable-expert-parallel`, `--quantization=fp8`). The log is `vllm-serve.log` in `log_dir`.
     Completions are the same as from vLLM in process: text is decoded from tokens by the same code.
     """
-    if importlib.util.find_spec("vllm") is None:
-        raise UserError("vLLM is not installed", hint="`pip install tracemill[vllm]`, or sample with `--server URL`")
+    _require_vllm()
     from pipelines.samplers.chat import load_chat_format
-    from pipelines.samplers.vllm import engine_settings, environment
+    from pipelines.samplers.vllm import engine_settings
 
     chat = load_chat_format(source)
     settings = engine_settings(
@@ -46,18 +46,46 @@ def open_vllm_serve(
         tensor_parallel=tensor_parallel,
         gpu_memory=gpu_memory,
     )
-    flags = [*_flags({**settings, "data_parallel_size": data_parallel}), *serve_args]
-    server = WatchedServer(
+    settings["data_parallel_size"] = data_parallel
+    server = start_vllm_serve(
+        model, source, settings, log_dir=log_dir, serve_args=serve_args, start_timeout_s=start_timeout_s
+    )
+    sampler = ServerSampler(model, server, wire=ChatWire(model, chat), concurrency=2 * max_rows * data_parallel)
+    sampler.served_models()  # notes the longest context
+    return sampler
+
+
+def start_vllm_serve(
+    model: str,
+    source: str,
+    settings: Mapping[str, str | int | float | bool],
+    *,
+    log_dir: Path,
+    serve_args: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+    start_timeout_s: float = 1800.0,
+) -> WatchedServer:
+    """A `vllm serve` of `source` under the name `model`, once it answers; `settings` as of `vllm.engine_settings`.
+
+    `variables` are set in its environment.
+    """
+    _require_vllm()
+    from pipelines.samplers.vllm import environment
+
+    flags = [*_flags(settings), *serve_args]
+    return WatchedServer(
         f"vllm serve {model}",
         lambda port: [*_command(source), "--host=127.0.0.1", f"--port={port}", f"--served-model-name={model}", *flags],
         log_dir / "vllm-serve.log",
         key_variable="VLLM_API_KEY",
-        environment=environment(),
+        environment={**environment(), **(variables or {})},
         start_timeout_s=start_timeout_s,
     )
-    sampler = ServerSampler(model, server, concurrency=2 * max_rows * data_parallel, chat=chat)
-    sampler.served_models()  # notes the longest context
-    return sampler
+
+
+def _require_vllm() -> None:
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError("vLLM is not installed", hint="`pip install tracemill[vllm]`, or sample with `--server URL`")
 
 
 def _command(source: str) -> list[str]:
@@ -71,7 +99,7 @@ def _command(source: str) -> list[str]:
     return [*python, "vllm.entrypoints.cli.main", "serve", source]
 
 
-def _flags(settings: dict[str, str | int | float | bool]) -> list[str]:
+def _flags(settings: Mapping[str, str | int | float | bool]) -> list[str]:
     """Engine settings as arguments of the command line."""
     flags = []
     for name, value in settings.items():

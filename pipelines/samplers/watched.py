@@ -48,6 +48,7 @@ class WatchedServer:
         What it prints is appended to `log_path`. It is started again at most `restarts` times within an hour.
         """
         self.key = secrets.token_urlsafe(24)
+        self.is_ours = True
         self.log_path = log_path
         self._name = name
         self._command = command

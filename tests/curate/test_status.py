@@ -5,15 +5,20 @@ from pathlib import Path
 
 import pytest
 from run_directories import small_run, write_rows
+from typer.testing import CliRunner
 
 from curate import card
+from curate.cli_looking import commands
+from curate.generated import STAGE as GENERATE_STAGE
 from curate.pipeline import STEPS
+from curate.stages.publish import publish
 from curate.stats import Row
 from curate.status import pipeline_stages, status
 from pipelines import parquet, runner
 from pipelines.config import Config
 from pipelines.errors import UserError
 from pipelines.runner import Stage
+from pipelines.versions import folder_of
 
 IMPORT = Stage("import", reads=(), writes=("prompts", "rollouts", "refusals"))
 GENERATE = Stage("generate", reads=("prompts",), writes=("rollouts", "refusals"))
@@ -118,3 +123,27 @@ def test_every_step_of_the_pipeline_has_its_stages():
     assert list(dict.fromkeys(steps)) == list(STEPS)
     written = {table for stage in stages for table in stage.writes}
     assert {"rollouts", "verdicts", "duplicates", "contamination", "shards/sft", "shards/dpo"} <= written
+
+
+def test_a_version_wants_nothing(run: Path, tmp_path: Path):
+    publish(run, str(tmp_path / "published/sums"), "1.0.0")
+    found = status(folder_of(f"{tmp_path}/published/sums@1.0.0"), (IMPORT, Stage("verify", (), ("verdicts",), 2)))
+    assert [row["state"] for row in found.stages] == ["unused", "stale"]
+    assert (found.version, found.next_command) == ("sums@1.0.0", None)
+
+
+def test_status_and_view_take_a_version_by_its_name(run: Path, tmp_path: Path):
+    publish(run, str(tmp_path / "published/sums"), "1.0.0")
+    asked = CliRunner().invoke(commands, ["status", f"{tmp_path}/published/sums@1.0.0"])
+    assert asked.exit_code == 0
+    assert asked.stdout.endswith("\nsums@1.0.0 is published: it never changes\n")
+    for command in ("status", "view"):
+        with pytest.raises(UserError, match=r"no version .*sums@1\.0\.1"):
+            CliRunner().invoke(commands, [command, f"{tmp_path}/published/sums@1.0.1"], catch_exceptions=False)
+
+
+def test_after_a_pilot_sampling_goes_on(run: Path):
+    runner.record(run, "generate:pocket", {"code": "1", "config": {}, "inputs": [], "outputs": {}, "version": 1})
+    found = rows(run, (IMPORT, GENERATE_STAGE, VERIFY))
+    assert (found["import"]["state"], found["generate"]["state"]) == ("unused", "stale")
+    assert status(run, (IMPORT, GENERATE_STAGE)).next_command == f"curate generate --teacher NAME --out {run}"

@@ -1,19 +1,20 @@
 """What a reader marks in `curate view`, followed into the stages that respect it."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from run_directories import small_run
+from run_directories import small_run, write_rows
 from view_site import served
 
-from curate import candidates, overrides
+from curate import candidates, card, overrides
 from curate.stages import annotate, build_dpo_pairs, split, verify
 from curate.stages.publish import publish
 from curate.status import status as read_status
 from pipelines import parquet, runner
 from pipelines.errors import UserError
-from pipelines.versions import checked_folder, fetch, parse_reference
+from pipelines.versions import checked_folder, fetch, folder_of, parse_reference
 from verifiers import VERSIONS
 
 
@@ -121,8 +122,48 @@ def test_a_published_version_is_never_marked(tmp_path: Path):
     publish(run, str(tmp_path / "published/sums"), "1.0.0")
     version = tmp_path / "sums"
     fetch(parse_reference(f"{tmp_path}/published/sums@1.0.0"), version)
-    with served(version) as site:
-        status, page, _ = site.mark(prompt_id=site.prompt_ids[0])
-    assert status == 409
-    assert "is a published version" in page
-    checked_folder(version)
+    for folder in (version, folder_of(f"{tmp_path}/published/sums@1.0.0")):
+        with served(folder) as site:
+            assert site.get()[0] == 200
+            status, page, _ = site.mark(prompt_id=site.prompt_ids[0])
+        assert status == 409
+        assert "is a published version" in page
+        checked_folder(folder)
+
+
+def test_a_mark_makes_stale_the_files_that_hold_its_rows_and_no_others(tmp_path: Path):
+    run = small_run(tmp_path / "out")  # four rollouts of each problem, one after another
+    (run / "manifest.json").unlink()
+    (run / "verdicts/00000.parquet").unlink()
+    rows = parquet.read_table(run / "rollouts/00000.parquet", "rollouts").to_pylist()
+    (run / "rollouts/00000.parquet").unlink()
+    for part in range(3):
+        write_rows(run, "rollouts", rows[8 * part : 8 * part + 8], name=f"{part:05}")
+
+    def verified() -> tuple[int, int]:
+        done = verify.run(run, verify.VerifyConfig(), workers=1)
+        assert runner.state(run, verify.STAGE) == "done"
+        return done.made, done.kept
+
+    assert verified() == (3, 0)
+    mark = overrides.Override("verdict", rows[9]["rollout_id"], rows[9]["prompt_id"], "incorrect")
+    overrides.mark(run, mark)
+    assert runner.state(run, verify.STAGE) == "stale"
+    assert verified() == (1, 2)
+    overrides.mark(run, replace(mark, note="I looked again"))
+    assert verified() == (0, 3)
+    overrides.mark(run, replace(mark, verdict="undecided"))
+    overrides.mark(run, overrides.Override("gold", rows[23]["prompt_id"], rows[23]["prompt_id"]))
+    assert verified() == (2, 1)
+    overrides.unmark(run, "verdict", mark.id)
+    assert verified() == (1, 2)
+
+
+def test_the_card_tells_what_readers_marked(tmp_path: Path):
+    run = small_run(tmp_path / "out")
+    assert "Nothing in them was\n  checked by a person." in card.write_card(run).read_text()
+    row = parquet.read_table(run / "rollouts/00000.parquet", "rollouts").to_pylist()[0]
+    overrides.mark(run, overrides.Override("verdict", row["rollout_id"], row["prompt_id"], "incorrect", "it is 2"))
+    text = card.write_card(run).read_text()
+    assert "| verdict | incorrect | 1 | 1 | 0 |" in text
+    assert "checked by a person, except what readers marked" in text

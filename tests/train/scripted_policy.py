@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pipelines.sampling import Completion, Refusal, Request, SamplingConfig
 from pipelines.tables import content_id
-from train.rollouts import Prompt
+from train.prompts import Prompt
 from verifiers import Question
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from train.answers import answer_votes, plain_number
-from train.rollouts import Prompt
+from train.prompts import Prompt
 from verifiers import Question, VerifierPool
 
 

@@ -1,11 +1,14 @@
 """Checkpoints: resumed equals run once, bit for bit; whole or not there; loadable by others."""
 
+import errno
 import json
 import multiprocessing
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +116,46 @@ def test_a_checkpoint_is_whole_or_absent_and_only_the_last_is_kept(tmp_path: Pat
     assert checkpoint.latest(out) == out / "step-00000003"
 
 
+def test_what_is_written_in_the_background_is_what_there_was_when_it_began(tmp_path: Path):
+    path, folder = str(tiny_model(tmp_path / "m")), tmp_path / "step-00000001"
+    model, tokenizer = load_model(path, max_length=64), load_tokenizer(path)
+    optimizer, go_on = make_optimizer(model, 1e-3), threading.Event()
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 0.5)
+    optimizer.step()
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    random = torch.get_rng_state()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(go_on.wait)
+        writer = checkpoint.Writer(pool, pytest.fail)
+        checkpoint.save(folder, model, tokenizer, {}, optimizer=optimizer, step=1, writer=writer)
+        optimizer.step()
+        torch.rand(3)
+        assert checkpoint.latest(tmp_path) is None
+        go_on.set()
+        writer.finish()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(folder).items())
+    state = load_file(folder / "state" / "state.safetensors")
+    assert torch.equal(state["rng/cpu"], random)
+    assert {float(value) for key, value in state.items() if key.startswith("step/")} == {1.0}
+    assert weights(folder).keys() == load_file(Path(path) / "model.safetensors").keys()
+
+
+def test_an_error_in_the_background_is_told_at_once_and_raised_when_asked():
+    failed = threading.Event()
+
+    def write(_group: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with checkpoint.background(failed.set) as writer:
+        writer.finish()
+        writer.start(write)
+        assert failed.wait(10)
+        with pytest.raises(OSError, match="No space left"):
+            writer.finish()
+        writer.finish()
+
+
 def test_restore_brings_back_weights_optimizer_and_random_state(tmp_path: Path):
     path = str(tiny_model(tmp_path / "m"))
     model, tokenizer = load_model(path, max_length=64), load_tokenizer(path)
@@ -157,9 +200,9 @@ def _on_a_small_disk(sender, largest: int, config: SftConfig, shards: Path, mode
 def test_a_full_disk_is_one_sentence_and_the_earlier_checkpoint_is_whole(tmp_path: Path, largest: int, save_every: int):
     # 100 kB are too little for the weights of the result, 600 kB for the optimizer's state of a checkpoint.
     shards, model, run = toy_shards(tmp_path / "out"), str(tiny_model(tmp_path / "m")), tmp_path / "run"
-    settings = {"max_length": 512, "batch_size": 4, "learning_rate": 1e-3, "precision": "fp32", "epochs": 4}
+    settings = {"max_length": 512, "batch_size": 4, "learning_rate": 1e-3, "precision": "fp32", "epochs": 6}
     config = SftConfig(**settings, save_every=save_every)
-    killed_after(4, train_sft, config, shards, model, run)
+    killed_when(lambda run: checkpoint.latest(run) is not None, train_sft, config, shards, model, run)
     (kept,) = run.glob("step-*")
     before = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
     context = multiprocessing.get_context("forkserver")

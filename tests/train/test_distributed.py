@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -12,22 +13,25 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
 from torch.testing import assert_close
 from toy_shards import toy_shards
 from transformers import AutoModelForCausalLM
 
 from pipelines.config import Config
-from train.batches import plan_epoch
-from train.distributed import gathered, processes, rank, scorer, size
+from pipelines.errors import UserError
+from train.batches import Document, collate, plan_epoch
+from train.distributed import gathered, processes, rank, scorer, size, whole
 from train.dpo import DpoConfig, train_dpo
-from train.model import load_model
+from train.model import compile_layers, load_model
 from train.sft import MidtrainConfig, SftConfig, train_midtrain, train_sft
 
 FAST = {"learning_rate": 1e-3, "precision": "fp32", "max_length": 512, "batch_size": 4, "weight_decay": 0.1}
+DOCUMENT = Document("d", np.arange(5, 45, dtype=np.int32), np.arange(40) > 0)
 STAGES: dict[str, tuple[type[Config], Callable[..., Path]]] = {
     "midtrain": (MidtrainConfig, train_midtrain),
     "sft": (SftConfig, train_sft),
@@ -88,6 +92,8 @@ def shards(tmp_path: Path) -> Path:
         ("midtrain", "phi3", True, {"recompute": "selective"}),
         ("sft", "qwen3", False, {"optimizer": "adamw-bf16"}),
         ("sft", "llama", True, {"lora_rank": 2, "recompute": "full"}),
+        # Its Newton-Schulz iteration needs whole matrices, and runs in bf16: three digits of what a step moves.
+        ("sft", "phi3", False, {"optimizer": "muon", "max_steps": 2, "learning_rate": 5e-4}),
         ("dpo", "phi3", True, {}),
     ],
 )
@@ -96,7 +102,7 @@ def test_two_ranks_train_as_one(
 ):
     model = str(tiny_model(tmp_path / "m", architecture, tied=tied))
     kind, train = STAGES[stage]
-    config = kind(**FAST, **settings, epochs=2, micro_tokens=100)
+    config = kind(**{**FAST, **settings}, epochs=2, micro_tokens=100)
     train(config, shards, model, tmp_path / "one")
     assert ended(started(train, config, shards, model, tmp_path / "two")) == [0, 0]
     assert_same_training(tmp_path / "two", tmp_path / "one")
@@ -128,6 +134,46 @@ def test_an_interrupted_run_goes_on_with_two_ranks_bitwise_and_with_one(
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
     train_sft(config, shards, model, tmp_path / "alone")
     assert_same_training(tmp_path / "alone", tmp_path / "whole")
+
+
+def _on_a_small_disk(config: SftConfig, shards: Path, model: str, run: Path) -> None:
+    """Train where no file of the second rank may grow beyond 10 kB; each rank writes down its error."""
+    if os.environ["RANK"] == "1":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+    try:
+        train_sft(config, shards, model, run)
+    except UserError as error:
+        (run / f"error-{os.environ['RANK']}").write_text(error.message)
+
+
+def test_a_full_disk_of_one_rank_is_one_sentence_of_both(tmp_path: Path, shards: Path):
+    model, run = str(tiny_model(tmp_path / "m")), tmp_path / "run"
+    config = SftConfig(**FAST, epochs=8, save_every=3)
+    assert ended(started(_on_a_small_disk, config, shards, model, run)) == [0, 0]
+    errors = [(run / f"error-{each}").read_text() for each in range(2)]
+    assert all(error.startswith(f"no room to write to `{run}`") for error in errors)
+    assert not list(run.glob("step-*"))
+    assert not list(run.glob(".saving-*"))
+
+
+def _compiled_gradients(model: str, recompute: str, out: Path) -> None:
+    """Gradients of a model whose layers are compiled and sharded, whole; written down by the first rank."""
+    with processes("cpu"):
+        policy = load_model(model, max_length=64, recompute=recompute)
+        compile_layers(policy, backend="aot_eager")
+        scorer(policy)(collate([DOCUMENT])).sum().backward()
+        found = {name: whole(parameter.grad) / size() for name, parameter in policy.named_parameters()}
+        if rank() == 0:
+            save_file(found, out)
+
+
+def test_compiled_layers_of_two_ranks_have_the_gradients_of_plain_ones(tmp_path: Path):
+    model = str(tiny_model(tmp_path / "m"))
+    assert ended(started(_compiled_gradients, model, "full", tmp_path / "found")) == [0, 0]
+    plain, found = load_model(model, max_length=64), load_file(tmp_path / "found")
+    scorer(plain)(collate([DOCUMENT])).sum().backward()
+    for name, parameter in plain.named_parameters():
+        assert_close(found[name], parameter.grad, atol=1e-4, rtol=1e-4)
 
 
 def _checks_of_a_rank(model: str, out: Path) -> None:

@@ -39,11 +39,26 @@ def test_the_numbers_by_hand(tmp_path: Path):
     assert result.pass_at[1].low < 0.5 < result.pass_at[1].high
     # A majority of four is certain; 4 against 5, 5.0 and 9; 6 against 7, with two that say nothing.
     assert result.cons_at[4].mean == pytest.approx((1 + 0 + 1 / 2) / 3)
+    assert result.num_tied == 1, "6 and 7"
     assert result.truncation_rate == pytest.approx(2 / 12)
     assert result.mean_tokens == pytest.approx(sum(len(text) for texts in TEXTS.values() for text in texts) / 12)
     assert result.num_unjudged == 0
     assert sorted(problem.num_correct for problem in result.problems) == [1, 1, 4]
     assert result.row()["pass@1"].startswith("50.0 [")
+
+
+def test_separate_runs_are_the_same_samples_told_apart(tmp_path: Path):
+    file = benchmark(tmp_path)
+    (whole,) = evaluate(FOUR, MODEL, [file], tmp_path, sampler=ScriptedPolicy(TEXTS))
+    assert whole.run_means == pytest.approx([1 / 2])
+    idle = ScriptedPolicy(TEXTS)
+    (halves,) = evaluate(FOUR.model_copy(update={"samples": 2, "runs": 2}), MODEL, [file], tmp_path, sampler=idle)
+    assert not idle.asked
+    # Each problem's first two samples: all, one and one right; its last two: all, none and none.
+    assert halves.run_means == pytest.approx([4 / 6, 2 / 6])
+    assert halves.pass_at == whole.pass_at
+    assert halves.row()["2 runs"] == "50.0 ± 23.6", "sqrt(2) times a sixth"
+    assert "1 runs" not in whole.row()
 
 
 def test_everything_is_stored_and_reads_back(tmp_path: Path):
@@ -141,10 +156,21 @@ def test_a_reference_that_no_verifier_reads_is_set_aside_and_counted(tmp_path: P
         evaluate(FOUR, MODEL, [benchmark(tmp_path, [("What?", prose)], "prose")], tmp_path, sampler=ScriptedPolicy({}))
 
 
-def test_two_files_of_one_name_are_refused(tmp_path: Path):
-    files = [benchmark(tmp_path / "a"), benchmark(tmp_path / "b")]
-    with pytest.raises(UserError, match="one name"):
-        evaluate(FOUR, MODEL, files, tmp_path, sampler=ScriptedPolicy(TEXTS))
+def test_what_cannot_be_evaluated_is_one_sentence_before_a_model_is_loaded(tmp_path: Path):
+    good, empty = benchmark(tmp_path / "a"), benchmark(tmp_path, [], "empty")
+    for on, model, words in (
+        ([good, benchmark(tmp_path / "b")], MODEL, "have one name"),
+        ([good, good], MODEL, "have one name"),
+        (["aime1924"], MODEL, "no benchmark `aime1924`, and no such file"),
+        ([good, empty], MODEL, "has no rows"),
+        ([good], str(tmp_path / "nowhere"), "nowhere"),
+        ([good], str(tmp_path / "a"), "no model|config.json|safetensors"),
+    ):
+        with pytest.raises(UserError, match=words) as error:
+            evaluate(FOUR, model, on, tmp_path / "out", sampler=ScriptedPolicy({}))
+        assert "\n" not in error.value.message
+        assert error.value.hint
+    assert not list(tmp_path.rglob("rollouts"))
 
 
 def test_a_model_is_loaded_and_answers(tmp_path: Path):

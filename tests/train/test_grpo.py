@@ -1,7 +1,12 @@
 import copy
 import json
 import logging
+import math
+import os
 import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
+from scripted_policy import ScriptedPolicy
 from tiny_models import tiny_model
 
 from pipelines import parquet
@@ -23,7 +29,8 @@ from train.grpo_update import UpdateConfig, trained_rollouts, update_policy
 from train.losses import sft_loss
 from train.model import batch_logprobs, load_model, load_tokenizer
 from train.optim import make_optimizer, update
-from train.rollouts import Group, Prompt, Sample, Wanted
+from train.prompts import Prompt
+from train.rollouts import Group, Sample, Wanted
 from verifiers import Outcome, Question, Verdict
 
 SMALL = RlConfig(
@@ -153,47 +160,105 @@ def test_a_run_is_a_run_directory_for_the_next_round_of_pairs(digits_model: str,
     assert sorted(kept) == sorted(asked)
 
 
-class Stop(logging.Handler):
-    """Ends the run where the log shows a step, as a kill would: nothing after it happens."""
+class AtStep(logging.Handler):
+    """Does something where the log shows a step."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, act: Callable[[], None]) -> None:
         super().__init__()
         self._text = text
+        self._act = act
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._text in record.getMessage():
-            raise KeyboardInterrupt
+            self._act()
 
 
-def interrupted(config: RlConfig, shards: Path, model: str, run: Path, step: int) -> None:
+def kill() -> None:
+    """Nothing after it happens."""
+    raise KeyboardInterrupt
+
+
+def tell() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupted(config: RlConfig, shards: Path, model: str, run: Path, step: int, how: Callable[[], None]) -> None:
     logger = logging.getLogger("train.metrics")
-    stop = Stop(f"rl {step}/{config.steps}")
-    logger.addHandler(stop)
+    at_step = AtStep(f"rl {step}/{config.steps}", how)
+    logger.addHandler(at_step)
     logger.setLevel(logging.INFO)
+    words = f"told to stop after {step} of {config.steps} steps; they are saved"
     try:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) if how is kill else pytest.raises(UserError, match=words):
             train_rl(config, shards, model, run)
     finally:
-        logger.removeHandler(stop)
+        logger.removeHandler(at_step)
         logger.setLevel(logging.NOTSET)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(digits_model: str, shards: Path, tmp_path: Path):
+@pytest.mark.parametrize("one_step_off", [False, True])
+def test_a_resumed_run_equals_an_uninterrupted_one(digits_model: str, shards: Path, tmp_path: Path, one_step_off: bool):
+    config = SMALL.model_copy(update={"one_step_off": one_step_off})
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train_rl(SMALL, shards, digits_model, whole)
-    interrupted(SMALL, shards, digits_model, broken, step=3)
-    assert (broken / "step-00000002").is_dir()
-    assert not (broken / "final").exists()
-    train_rl(SMALL, shards, digits_model, broken)
+    train_rl(config, shards, digits_model, whole)
+    for how, saved in ((kill, 2), (tell, 3)):
+        interrupted(config, shards, digits_model, broken, 3, how)
+        assert [path.name for path in broken.glob("step-*")] == [f"step-{saved:08d}"]
+        assert [path.stem for path in broken.glob("ahead/*")] == [f"{saved:08d}"] * one_step_off
+        assert not (broken / "final").exists()
+    train_rl(config, shards, digits_model, broken)
+    assert_same_run(whole, broken)
+
+
+def assert_same_run(whole: Path, broken: Path) -> None:
+    """To the bit, but for the time it took."""
     expected, resumed = (load_file(run / "final" / "model.safetensors") for run in (whole, broken))
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
-    for table in ("rollouts", "verdicts"):
+    for table in ("rollouts", "verdicts", "rewards"):
         digests = [[parquet.facts(path).digest for path in parquet.table_files(run, table)] for run in (whole, broken)]
         assert digests[0] == digests[1]
         assert len(digests[0]) == 4
     timing = {"seconds", "sampling_s", "training_s", "memory_gb"}
     logs = [[{key: line[key] for key in line.keys() - timing} for line in metrics(run)] for run in (whole, broken)]
     assert logs[0] == logs[1]
+
+
+def test_one_step_off_lags_by_one_update_and_compares_like_with_like(digits_model: str, shards: Path, tmp_path: Path):
+    config = SMALL.model_copy(update={"one_step_off": True, "learning_rate": 1e-3, "max_mismatch": 1e-3})
+    train_rl(config, shards, digits_model, tmp_path / "run")
+    log = metrics(tmp_path / "run")
+    assert max(line["mismatch_lagging"] for line in log) < 1e-4, "the weights that sampled are those before the update"
+    assert log[0]["mismatch_mean"] < 1e-4, "nothing has moved yet"
+    assert min(line["mismatch_mean"] for line in log[1:]) > 1e-3, "one update lies between, and does not stop the run"
+
+
+def test_a_sampler_that_stays_behind_is_found_though_a_lag_is_expected(digits_model: str, shards: Path, tmp_path: Path):
+    left = load_model(digits_model, max_length=64)
+    sampler = TransformersSampler.from_model(left, load_tokenizer(digits_model), "left", max_model_len=64)
+    config = SMALL.model_copy(update={"one_step_off": True, "max_mismatch": 1e-3})
+    with pytest.raises(UserError, match="the sampler is not the policy"):
+        train_rl(config, shards, digits_model, tmp_path / "run", sampler=sampler)
+    assert len(metrics(tmp_path / "run")) == 2, "step 1 had the weights of the start, step 2 was to have them too"
+
+
+def test_the_pilot_decides_what_is_asked_and_the_curriculum_in_which_order(
+    digits_model: str, shards: Path, tmp_path: Path
+):
+    run = tmp_path / "run"
+    config = SMALL.model_copy(update={"pilot": True, "steps": 1, "curriculum": True, "pilot_pass_rates": (0.01, 1.0)})
+    config = config.model_copy(update={"pilot_samples": 8, "prompts_per_step": 1})
+    train_rl(config, shards, digits_model, run)
+    chosen = parquet.read_table(parquet.table_files(run / "pilot", "selections/split"), "selections/split").to_pylist()
+    kept = {row["id"] for row in chosen if row["refusal"] is None}
+    assert len(chosen) == 4
+    assert kept
+    (line,) = metrics(run)
+    asked = parquet.read_table(parquet.table_files(run, "rollouts"), "rollouts")["prompt_id"].to_pylist()
+    verdicts = parquet.read_table(parquet.table_files(run / "pilot", "verdicts"), "verdicts").to_pylist()
+    correct = Counter(row["prompt_id"] for row in verdicts if row["verdict"] == "correct")
+    assert set(asked) <= kept
+    assert round(10 * correct[asked[0]] / 16) == max(round(10 * correct[one] / 16) for one in kept), "easy ones first"
+    assert {"reward_easy", "reward_medium", "reward_hard"} & line.keys()
 
 
 def test_a_finished_run_is_left_alone_and_another_config_is_refused(digits_model: str, shards: Path, tmp_path: Path):
@@ -217,12 +282,43 @@ def test_a_sampler_that_is_not_the_policy_stops_the_run(digits_model: str, shard
     assert not (tmp_path / "run" / "final").exists()
 
 
-def test_a_reward_that_is_always_the_same_stops_with_an_explanation(digits_model: str, shards: Path, tmp_path: Path):
-    table = parquet.read_table(parquet.table_files(shards, "shards/rl"), "shards/rl")
-    never = table.set_column(table.schema.get_field_index("answer"), "answer", pa.array(["123456"] * len(table)))
-    parquet.write_file(tmp_path / "never" / "shards" / "rl" / "00000.parquet", "shards/rl", [never])
-    with pytest.raises(UserError, match="none of 4 groups has signal: 4 all wrong"):
-        train_rl(SMALL.model_copy(update={"max_rounds": 4}), tmp_path / "never", digits_model, tmp_path / "run")
+@pytest.mark.parametrize(
+    ("text", "logprob", "words", "hint"),
+    [
+        (r"\boxed{8}", -0.5, "4 all wrong", "easier prompts"),
+        (r"\boxed{7}", -0.5, "4 all correct", "harder prompts"),
+        (None, -0.5, r"4 unjudged; the sampler refused 32 \(9000 prompt tokens\)", "a larger `rl.max_length`"),
+        (r"\boxed{7}", math.nan, "4 unjudged; the sampler's log-probabilities of 32 rollouts are not numbers", "fp32"),
+    ],
+)
+def test_a_first_step_that_teaches_nothing_stops_with_an_explanation(
+    digits_model: str, shards: Path, tmp_path: Path, text: str | None, logprob: float, words: str, hint: str
+):
+    sampler = ScriptedPolicy({problem: [text] for problem in PROBLEMS}, logprob)
+    config = SMALL.model_copy(update={"max_rounds": 4, "max_group_size": 8})
+    with pytest.raises(UserError, match=f"^step 0: none of 4 groups has signal: {words}$") as error:
+        train_rl(config, shards, digits_model, tmp_path / "run", sampler=sampler)
+    assert hint in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"one_step_off": True, "importance": "none"}, "trains on rollouts of older weights"),
+        ({"curriculum": True}, "goes by the pass rates of prompts, and none of them has one"),
+    ],
+)
+def test_settings_that_cannot_do_what_they_say_are_refused(
+    digits_model: str, shards: Path, tmp_path: Path, settings: dict, words: str
+):
+    with pytest.raises(UserError, match=words):
+        train_rl(SMALL.model_copy(update=settings), shards, digits_model, tmp_path / "run")
+
+
+def test_prompts_longer_than_the_context_stop_with_an_explanation(digits_model: str, shards: Path, tmp_path: Path):
+    config = SMALL.model_copy(update={"max_length": 4})
+    with pytest.raises(UserError, match=r"the sampler refused 32 \(\d+ prompt tokens, the model reads 4 with its"):
+        train_rl(config, shards, digits_model, tmp_path / "run")
 
 
 # --- one update -----------------------------------------------------------------------------------
@@ -295,6 +391,17 @@ def test_the_temperature_of_the_sampler_is_the_trainers(tmp_path: Path):
     assert all(torch.equal(before[name], weight) for name, weight in policy.state_dict().items())
 
 
+def test_a_trainer_without_numbers_is_told_from_a_sampler_that_differs(tmp_path: Path):
+    folder = str(tiny_model(tmp_path / "tiny", hidden_size=32))
+    groups = sampled_groups(folder, (1,), temperature=1.0)
+    policy = load_model(folder, max_length=64)
+    with torch.no_grad():
+        next(policy.parameters())[0] = math.nan
+    optimizer, config = torch.optim.SGD(policy.parameters()), UpdateConfig(precision="fp32")
+    with pytest.raises(UserError, match="the trainer's log-probabilities are not numbers"):
+        update_policy(policy, None, optimizer, groups, config, temperature=1.0, max_tokens=8)
+
+
 def test_several_updates_measure_the_old_policy_once_and_clip(tmp_path: Path):
     folder = str(tiny_model(tmp_path / "tiny", hidden_size=32, initializer_range=0.3))
     groups = sampled_groups(folder, (1, 2, 3), temperature=1.0)
@@ -333,11 +440,11 @@ def test_rollouts_that_were_cut_off_can_be_left_out_or_made_to_cost(tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # vLLM and what it imports warn about themselves
-def test_vllm_is_the_policy_after_every_update(digits_model: str, shards: Path, tmp_path: Path):
+def test_vllm_is_the_policy_of_one_update_ago_after_every_update(digits_model: str, shards: Path, tmp_path: Path):
     # Its head is tied: vLLM on a CPU keeps a packed copy of it, which a careless update leaves stale.
-    config = SMALL.model_copy(update={"engine": "vllm", "steps": 3, "max_mismatch": 1e-3})
+    config = SMALL.model_copy(update={"engine": "vllm", "steps": 3, "max_mismatch": 1e-3, "one_step_off": True})
     train_rl(config, shards, digits_model, tmp_path / "run")
     log = metrics(tmp_path / "run")
     assert len(log) > 1
     assert log[-1]["kl"] > 1e-3, "the policy has moved"
-    assert max(line["mismatch_mean"] for line in log) < 1e-3
+    assert max(line["mismatch_lagging"] for line in log) < 1e-3

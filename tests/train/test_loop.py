@@ -8,6 +8,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from tiny_models import tiny_model
 from toy_shards import answer, question, toy_shards, write_shard
 
 from pipelines.errors import UserError
-from train.loop import Done, Guard, spike, stop_signal
+from train.loop import Done, Guard, _ahead, spike, stop_signal
 from train.sft import SftConfig, train_sft
 
 FAST = {"learning_rate": 1e-3, "precision": "fp32", "max_length": 512}
@@ -149,6 +151,26 @@ def _tells_its_end(sender, config: SftConfig, shards: Path, model: str, run: Pat
         sender.send(("finished", ""))
     except UserError as error:
         sender.send((error.message, error.hint))
+
+
+def test_the_next_value_is_made_in_a_thread_while_one_is_used():
+    made: list[tuple[int, bool]] = []
+
+    def values() -> Iterator[int]:
+        for value in range(3):
+            made.append((value, threading.current_thread() is threading.main_thread()))
+            yield value
+        raise OSError("no more")
+
+    coming = _ahead(values(), torch.device("cpu"))
+    assert [next(coming), next(coming), next(coming)] == [0, 1, 2]
+    assert made == [(0, False), (1, False), (2, False)]
+    with pytest.raises(OSError, match="no more"):
+        next(coming)
+    left = threading.active_count()
+    with closing(_ahead(iter(range(9)), torch.device("cpu"))) as coming:
+        assert next(coming) == 0
+    assert threading.active_count() == left
 
 
 def test_a_signal_is_noted_within_the_block_only_and_threads_have_none():

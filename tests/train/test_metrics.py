@@ -14,7 +14,7 @@ import torch
 from tiny_models import tiny_model
 from toy_shards import toy_shards
 
-from train.flops import accelerator, matrix_parameters, step_flops
+from train.flops import Accelerator, accelerator, matrix_parameters, mfu, step_flops
 from train.metrics import metrics_log, peak_memory_gb, sparkline, step_line
 from train.model import load_model
 from train.stages import log_to_stderr
@@ -124,6 +124,18 @@ def test_flops_of_a_tied_and_an_untied_model(tmp_path: Path):
     assert matrix_parameters(tied) == matrix_parameters(untied) == matrices
     # Two documents of 10 and 20 tokens: 30 tokens, 500 squared; attention 6 * 2 layers * 2 heads * 32 * 500.
     assert step_flops(tied, 30, 500) == 6 * matrices * 30 + 6 * 2 * 2 * 32 * 500
+
+
+def test_operations_of_frozen_matrices_and_the_share_of_several_devices(tmp_path: Path):
+    model = load_model(str(tiny_model(tmp_path / "m")), max_length=64)
+    whole = step_flops(model, 30, 500)
+    device = Accelerator(flops=whole, memory_gb=1.0)
+    assert mfu(model, 30, 500, 2.0, device, 1) == pytest.approx(0.5)
+    assert mfu(model, 30, 500, 2.0, device, 4) == pytest.approx(0.125)
+    # Without the gradients of the layers' 2 * 36,864 parameters: 2 of 6 operations each.
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".layers." not in name)
+    assert step_flops(model, 30, 500) == whole - 2 * 2 * 36_864 * 30
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,24 @@ def test_the_words_name_the_mean_of_the_last_steps():
     assert finding.words == "95% of the rollouts are cut off at `max_tokens` (limit 90%)"
 
 
+def test_the_course_tells_what_moved_over_a_run_that_was_resumed():
+    rows = [
+        {**CALM, "reward": -0.9 + 0.1 * step, "truncation_rate": 0.1 if step < 5 else 0.0, "length_mean": 100.0 + step}
+        for step in range(10)
+    ]
+    rows[-1]["reward_hard"] = -0.5
+    monitor = Monitor(MonitorConfig(), rows[:7])
+    for row in rows[7:]:
+        assert list(monitor.look(row)) == []
+    assert monitor.course() == (
+        "reward -0.70 -> -0.20, length 102 -> 107 tokens, entropy 0.400 -> 0.400 nats a token, truncated 10.0% -> 0.0%"
+    )
+    assert Monitor(MonitorConfig(), rows[:2]).course().startswith("reward -0.90 -> -0.80, length 100 -> 101 tokens")
+    for row in rows:
+        row["reward_hard"] = -1.0
+    assert ", of hard prompts -1.00 -> -1.00, " in Monitor(MonitorConfig(), rows).course()
+
+
 def test_what_stop_on_names_ends_the_run():
     findings = found(Monitor(MonitorConfig()), kl=2.0)
     heed(findings, (), 0)

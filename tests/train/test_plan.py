@@ -98,6 +98,12 @@ def test_the_parts_of_memory(tmp_path: Path):
     assert lean.optimizer == size
 
 
+def test_the_bf16_copies_of_weights_do_not_outlive_their_layer(tmp_path: Path):
+    config = model_config(str(tiny_model(tmp_path / "m", hidden_size=128, num_layers=8)))
+    memory = step_memory(config, [8], "cpu", recompute="full")
+    assert memory.activations < memory.weights / 4  # all of them would be half
+
+
 @pytest.mark.parametrize("kind", ["adamw", "adamw-bf16", "muon"])
 def test_optimizer_states_are_what_an_optimizer_holds(kind: str):
     model = torch.nn.Sequential(torch.nn.Embedding(10, 8), torch.nn.Linear(8, 8), torch.nn.LayerNorm(8))

@@ -1,5 +1,7 @@
 import math
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,16 +11,9 @@ from scripted_policy import ScriptedPolicy, sum_prompts
 from pipelines import parquet
 from pipelines.errors import UserError
 from pipelines.tables import SHARDS
-from train.rollouts import (
-    RolloutConfig,
-    load_prompts,
-    mastered,
-    prompts_from,
-    sample_step,
-    step_sampling,
-    without_signal,
-    write_samples,
-)
+from train.prompts import load_prompts, prompts_from
+from train.rollouts import RolloutConfig, sample_step, step_sampling, write_samples
+from train.step_report import mastered, without_signal
 from verifiers import VerifierPool
 
 RIGHT = {f"{index} + 1": rf"\boxed{{{index + 1}}}" for index in range(8)}
@@ -34,7 +29,8 @@ def pool() -> Iterator[VerifierPool]:
 
 def step_of(sampler, pool, number=4, *, step=0, cursor=0, temperature=1.0, **settings):
     config = RolloutConfig(**{"prompts_per_step": 2, "group_size": 4, "max_tokens": 64, **settings})
-    return sample_step(sampler, pool, sum_prompts(number), config, step=step, cursor=cursor, temperature=temperature)
+    prompts, stop = sum_prompts(number), threading.Event()
+    return sample_step(sampler, pool, prompts, config, step=step, cursor=cursor, temperature=temperature, stop=stop)
 
 
 def test_a_mixed_group_is_used_whole(pool):
@@ -135,6 +131,18 @@ def test_every_pass_is_another_shuffle_of_all_prompts():
     places = [place for place, _ in prompts_from(prompts, 3, seed=0)]
     assert places[:2] == [4, 5]
     assert len(places) == 5, "the next shuffle skips what has come"
+
+
+def test_a_curriculum_goes_from_easy_to_hard_with_a_shuffle_among_equals():
+    rates = (0.1, None, 0.9, 0.52, 0.48, None, 0.9, 0.9)
+    prompts = [replace(prompt, pass_rate=rate) for prompt, rate in zip(sum_prompts(8), rates, strict=True)]
+    passes = [[prompt for _, prompt in prompts_from(prompts, 8 * epoch, seed=0, curriculum=True)] for epoch in range(3)]
+    for one in passes:
+        bands = [None if prompt.pass_rate is None else round(10 * prompt.pass_rate) for prompt in one]
+        assert bands == [9, 9, 9, 5, 5, 1, None, None]
+    assert len({tuple(prompt.prompt_id for prompt in one) for one in passes}) > 1
+    difficulties = [prompt.difficulty for prompt in passes[0]]
+    assert difficulties == ["easy"] * 3 + ["medium"] * 2 + ["hard", None, None]
 
 
 def test_rollouts_and_verdicts_are_stored_side_by_side(pool, tmp_path: Path):

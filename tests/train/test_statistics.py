@@ -8,6 +8,7 @@ from train.statistics import (
     cons_at_k,
     paired_comparison,
     pass_at_k,
+    tied,
     wilson_interval,
 )
 
@@ -71,21 +72,30 @@ def test_cons_at_k_equals_brute_force_for_every_vote():
         assert cons_at_k(votes_PS, correct_PS, 4, seed=0)[0] == pytest.approx(expected)
 
 
-def test_cons_at_k_of_subsets_approaches_the_mean_over_all_subsets():
-    votes = [0, 0, 0, 1, 1, 2, -1, 1]
-    votes_PS = np.array([votes])
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 8])
+def test_cons_at_k_is_the_mean_over_all_subsets(k):
+    votes_PS = np.array([[0, 0, 0, 1, 1, 2, -1, 1], [1, 1, 2, 2, 3, 3, -1, -1], [1, -1, -1, -1, -1, -1, -1, -1]])
     correct_PS = votes_PS == 1
-    subsets = [list(subset) for subset in combinations(range(8), 3)]
-    expected = np.mean([majority_by_hand(votes_PS[0, s], correct_PS[0, s]) for s in subsets])
-    estimate = cons_at_k(votes_PS, correct_PS, 3, seed=1, num_draws=4000)[0]
-    assert estimate == pytest.approx(expected, abs=0.03)
-    assert cons_at_k(votes_PS, correct_PS, 3, seed=1)[0] == cons_at_k(votes_PS, correct_PS, 3, seed=1)[0]
+    for votes, correct, found in zip(votes_PS, correct_PS, cons_at_k(votes_PS, correct_PS, k, seed=0), strict=True):
+        subsets = [list(subset) for subset in combinations(range(8), k)]
+        assert found == pytest.approx(np.mean([majority_by_hand(votes[s], correct[s]) for s in subsets]))
 
 
-def test_cons_at_one_is_the_share_of_correct_samples():
-    votes_PS = np.array([[0, 0, 1, 1, 1, 2, 3, 4]])
-    estimate = cons_at_k(votes_PS, votes_PS == 1, 1, seed=0, num_draws=4000)[0]
-    assert estimate == pytest.approx(3 / 8, abs=0.03)
+def test_cons_at_k_in_closed_form():
+    # Everybody votes; of 9 samples 5 are right and the others agree on one wrong answer. Three of them have a right
+    # majority with 2 or 3 right ones: (C(5,2) C(4,1) + C(5,3)) / C(9,3) = 50 / 84; one of them: 5 / 9.
+    votes_PS = np.array([[1] * 5 + [0] * 4])
+    for k, expected in ((1, 5 / 9), (3, 50 / 84), (9, 1.0)):
+        assert cons_at_k(votes_PS, votes_PS == 1, k, seed=0)[0] == pytest.approx(expected)
+
+
+def test_cons_at_k_draws_subsets_where_there_are_many():
+    votes_PS = np.array([[1] * 12 + [0] * 8])
+    # Of C(20, 3) = 1140 subsets of three, (C(12,2) 8 + C(12,3)) have a right majority: 748.
+    estimate = cons_at_k(votes_PS, votes_PS == 1, 3, seed=1, num_draws=1000)[0]
+    assert estimate == pytest.approx(748 / 1140, abs=0.045), "three standard errors"
+    assert estimate != pytest.approx(748 / 1140, abs=1e-9)
+    assert estimate == cons_at_k(votes_PS, votes_PS == 1, 3, seed=1, num_draws=1000)[0]
 
 
 def test_wilson_equals_published_values():
@@ -117,18 +127,56 @@ def test_a_draw_larger_than_the_memory_bound_is_cut_into_blocks():
     assert interval.low < interval.mean < interval.high
 
 
-@pytest.mark.parametrize(("num_problems", "num_samples"), [(30, 4), (200, 1)])
-def test_bootstrap_interval_covers_at_its_stated_rate(num_problems, num_samples):
+@pytest.mark.parametrize(
+    ("num_problems", "num_samples", "difficulty"),
+    [
+        (30, 4, (0.7, 1.3)),  # problems of every kind, 35 % solved
+        (200, 1, (0.7, 1.3)),
+        (30, 64, (0.3, 0.3)),  # most always or never solved
+        (30, 64, (0.3, 2.7)),  # hard ones: 10 % solved
+        (30, 4, (0.1, 0.9)),  # nearly all hopeless
+    ],
+)
+def test_the_interval_covers_at_its_stated_rate(num_problems, num_samples, difficulty):
     random = np.random.default_rng(0)
     num_worlds, covered = 600, 0
-    # Problems of very different difficulty: Beta(0.7, 1.3) has mean 0.35.
+    truth = difficulty[0] / sum(difficulty)
     for world in range(num_worlds):
-        difficulty = random.beta(0.7, 1.3, num_problems)
-        values = random.binomial(num_samples, difficulty) / num_samples
+        values = random.binomial(num_samples, random.beta(*difficulty, num_problems)) / num_samples
         interval = bootstrap_interval(values, seed=world, num_draws=1000)
-        covered += interval.low <= 0.35 <= interval.high
-    # 95 % of 600 with a standard error of 0.9 points.
-    assert 0.92 <= covered / num_worlds <= 0.98
+        covered += interval.low <= truth <= interval.high
+    # 95 % of 600, and three standard errors of 0.9 points.
+    assert 0.923 <= covered / num_worlds <= 0.977
+
+
+def test_few_problems_that_are_nearly_all_hopeless_are_the_limit_of_the_interval():
+    # 5 % solved, by a few of 30 problems that may all be missing from the draw: no resampling can know of them.
+    random = np.random.default_rng(0)
+    intervals = [
+        bootstrap_interval(random.binomial(64, random.beta(0.05, 0.95, 30)) / 64, seed=world, num_draws=1000)
+        for world in range(600)
+    ]
+    assert 0.85 <= np.mean([interval.low <= 0.05 <= interval.high for interval in intervals]) <= 0.92
+
+
+def test_the_ends_are_scipys_but_for_the_widening():
+    from scipy.stats import bootstrap
+
+    values = np.random.default_rng(3).beta(0.3, 1.5, 400)
+    ends = bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", vectorized=True, rng=0).confidence_interval
+    ours = bootstrap_interval(values, seed=0, num_draws=20_000)
+    width = ends.high - ends.low
+    assert (ours.low, ours.high) == pytest.approx((ends.low, ends.high), abs=0.03 * width)
+
+
+def test_the_ends_lean_towards_the_longer_tail():
+    # One success of 30 by hand: the interval reaches farther up than down, and stays where accuracies can be.
+    interval = bootstrap_interval(np.array([1.0] + [0.0] * 29), seed=0)
+    assert 0 <= interval.low < interval.mean < interval.high < 1
+    assert interval.high - interval.mean > interval.mean - interval.low
+    for values in ([0.0, 1.0], [0.0, 0.0, 1.0]):
+        few = bootstrap_interval(np.array(values), seed=0)
+        assert (few.low, few.high) == (0.0, 1.0), "two or three problems say next to nothing"
 
 
 def test_a_comparison_of_equals_says_so():
@@ -161,10 +209,17 @@ def test_a_pairing_sees_what_two_separate_intervals_cannot():
 def test_p_values_of_equal_models_are_uniform():
     random = np.random.default_rng(1)
     p_values = []
-    for world in range(300):
+    for world in range(400):
         difficulty = random.beta(0.7, 1.3, 40)
-        first, second = (random.binomial(4, difficulty) / 4 for _ in range(2))
+        # With few samples a difference of exactly nothing is frequent, and its p-value is 1.
+        first, second = (random.binomial(64, difficulty) / 64 for _ in range(2))
         p_values.append(paired_comparison(first, second, seed=world, num_draws=400).p_value)
-    # 5 % and 50 % of 300, within about three standard errors.
-    assert 0.01 <= np.mean(np.array(p_values) <= 0.05) <= 0.09
-    assert 0.41 <= np.mean(np.array(p_values) <= 0.5) <= 0.59
+    # Kolmogorov's distance from the uniform distribution: 1 % of such samples of 400 exceed 1.63 / 20.
+    below = np.arange(1, 401) / 400
+    assert np.max(np.abs(np.sort(p_values) - below)) < 1.63 / 20
+    assert np.mean(np.array(p_values) <= 0.05) <= 0.083, "5 %, and three standard errors"
+
+
+def test_a_tie_is_several_most_frequent_answers():
+    votes = np.array([[0, 0, 1, 2], [0, 0, 1, 1], [0, 1, 2, 3], [-1, -1, -1, -1], [-1, -1, -1, 5], [0, 0, 0, 0]])
+    assert tied(votes).tolist() == [False, True, True, False, False, False]

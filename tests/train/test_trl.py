@@ -2,27 +2,31 @@
 
 import json
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_dataset
 from tiny_models import tiny_model
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 from toy_shards import toy_shards
 from transformers import AutoModelForCausalLM
 
-from train.batches import collate, load_conversations, load_pairs
+from train.advantages import group_advantages
+from train.batches import Document, collate, load_conversations, load_pairs
 from train.dpo import DpoConfig, pair_logprobs, preference, train_dpo
+from train.grpo_loss import grpo_loss, token_weights
 from train.losses import sft_loss
 from train.model import batch_logprobs, load_model, load_tokenizer
 from train.sft import SftConfig, train_sft
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its supported range of vLLM ends below the one we sample with
-    from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+    from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's and accelerate's own, none of ours
 
@@ -165,6 +169,115 @@ def test_dpo_has_trls_losses_and_gradients(tmp_path: Path, architecture: str):
             cost.backward()
             assert cost.item() == pytest.approx(expected, rel=1e-5), kind
             assert_same_gradients(ours, theirs)
+
+
+def trls_rollouts(trainer: Any) -> dict[str, Tensor]:
+    """One batch sampled and scored by TRL's own trainer, as its loss takes it."""
+    trainer.model.train()
+    return trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+
+
+def twelve(tmp_path: Path, trainer: type, **options: Any) -> Any:
+    """A trainer of TRL's with three groups of four: one right; one unjudged and two right; none right."""
+    rewards = [1.0, -1.0, -1.0, -1.0, 1.0, None, 1.0, -1.0, -1.0, -1.0, -1.0, -1.0]
+    settings_of = {GRPOTrainer: GRPOConfig, RLOOTrainer: RLOOConfig}[trainer]
+    arguments = {**settings(tmp_path), "per_device_train_batch_size": 12, "num_generations": 4, "beta": 0.0}
+    arguments |= {"max_completion_length": 8, "temperature": 0.8, "gradient_checkpointing": False}
+    return trainer(
+        model=str(tiny_model(tmp_path / "m")),
+        args=settings_of(**arguments, **options),
+        reward_funcs=lambda completions, **_: rewards[: len(completions)],
+        train_dataset=shard(toy_shards(tmp_path / "out"), "rl"),
+    )
+
+
+def test_advantages_are_trls(tmp_path: Path):
+    rewards = torch.tensor([[1.0, -1, -1, -1], [1, 0, 1, -1], [-1, -1, -1, -1]])
+    valid = torch.ones(3, 4, dtype=torch.bool)
+    valid[1, 1] = False  # unjudged
+    # TRL divides by the sample's deviation, and adds 1e-4 to it; we take the population's.
+    shrunk = torch.tensor([[3 / 4], [2 / 3], [1.0]]).sqrt()
+    grpo = twelve(tmp_path / "grpo", GRPOTrainer)
+    assert_close(
+        trls_rollouts(grpo)["advantages"].view(3, 4), group_advantages(rewards, valid) * shrunk, rtol=2e-4, atol=0
+    )
+    grpo.scale_rewards = "none"
+    assert_close(trls_rollouts(grpo)["advantages"].view(3, 4), group_advantages(rewards, valid, "dr_grpo"))
+    rloo = twelve(tmp_path / "rloo", RLOOTrainer)
+    assert_close(trls_rollouts(rloo)["advantages"].view(3, 4), group_advantages(rewards, valid, "rloo"))
+
+
+TRL_GRPO: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "grpo": ({"loss_type": "grpo"}, {"averaging": "sequence"}),
+    "dapo": ({"loss_type": "dapo"}, {"averaging": "token"}),
+    "dr_grpo": ({"loss_type": "dr_grpo"}, {"averaging": "constant"}),
+    "gspo": (
+        {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon_low": 0.05, "epsilon_high": 0.05},
+        {"averaging": "sequence", "surrogate": "gspo", "clip_low": 0.05, "clip_high": 0.05},
+    ),
+    # TRL bounds CISPO's ratio from above only, and by the ratio itself.
+    "cispo": ({"loss_type": "cispo", "epsilon_high": 1.28}, {"surrogate": "cispo", "clip_low": 1.0}),
+    "kl": ({"loss_type": "dapo", "beta": 0.1}, {"kl_weight": 0.1}),
+    "importance": (
+        {"loss_type": "dapo", "beta": 0.1, "use_vllm": True, "vllm_importance_sampling_correction": True},
+        {"kl_weight": 0.1, "importance": "token"},
+    ),
+}
+"""Kind -> attributes of TRL's trainer, our settings; without them, tokens' ratios clipped to 0.8 and 1.28."""
+
+
+def test_grpo_has_trls_losses_and_gradients(tmp_path: Path):
+    """Each objective on the rollouts that TRL sampled, with ratios far from 1: values and gradients of all weights."""
+    # TRL's KL is k3 as ours is, unless it is told (its default) to weigh it by the ratio.
+    trainer = twelve(tmp_path, GRPOTrainer, epsilon_high=0.28, use_bias_correction_kl=False)
+    trainer.current_gradient_accumulation_steps = 1  # known to TRL once it trains
+    rollouts = trls_rollouts(trainer)
+    mask_BT = rollouts["completion_mask"].bool()
+    pairs = [
+        (prompt[prompt_mask.bool()].numpy(), answer[answer_mask].numpy())
+        for prompt, prompt_mask, answer, answer_mask in zip(
+            rollouts["prompt_ids"], rollouts["prompt_mask"], rollouts["completion_ids"], mask_BT, strict=True
+        )
+    ]
+    batch = collate(
+        [Document("", np.concatenate(pair), np.arange(sum(map(len, pair))) >= len(pair[0])) for pair in pairs]
+    )
+    ours = load_model(str(tmp_path / "m"), max_length=512)
+    logprobs_N = batch_logprobs(ours, batch, temperature=0.8)[0].detach()
+    torch.manual_seed(0)
+    old_N, reference_N, sampler_N = (logprobs_N + 0.3 * torch.randn(len(logprobs_N)) for _ in range(3))
+    lengths_S = mask_BT.sum(dim=1)
+    weigh = partial(token_weights, num_tokens=len(logprobs_N), num_sequences=12, most=8)
+    rollouts["old_per_token_logps"] = padded(old_N, mask_BT)
+    rollouts["ref_per_token_logps"] = padded(reference_N, mask_BT)
+    rollouts["importance_sampling_ratio"] = padded((old_N - sampler_N).exp().clamp(max=2.0), mask_BT)
+    usual = {name: getattr(trainer, name) for attributes, _ in TRL_GRPO.values() for name in attributes}
+    for kind, (attributes, options) in TRL_GRPO.items():
+        for name, value in {**usual, **attributes}.items():
+            setattr(trainer, name, value)
+        trainer.model.zero_grad()
+        ours.zero_grad()
+        expected = trainer._compute_loss(trainer.model, rollouts)
+        expected.backward()
+        result = grpo_loss(
+            batch_logprobs(ours, batch, temperature=0.8)[0],
+            old_N,
+            rollouts["advantages"][batch.document_M],
+            weigh(lengths_S, options.get("averaging", "token"))[batch.document_M],
+            batch.document_M,
+            sampler_logprobs_N=sampler_N if "importance" in options else None,
+            reference_logprobs_N=reference_N,
+            **{name: value for name, value in options.items() if name != "averaging"},
+        )
+        result.loss.backward()
+        assert result.clipped > 0, "ratios far enough from 1 to be bounded"
+        assert result.loss.item() == pytest.approx(expected.item(), rel=1e-5), kind
+        assert_same_gradients(ours, trainer.model)
+
+
+def padded(values_N: Tensor, mask_BT: Tensor) -> Tensor:
+    """Values of the completions' tokens, one after another, where the mask has these tokens."""
+    return torch.zeros(mask_BT.shape).masked_scatter(mask_BT, values_N)
 
 
 def trl_trajectory(trainer: Any) -> list[tuple[float, float]]:

@@ -129,7 +129,7 @@ def plan(
     from curate.pipeline import section_of
     from curate.stages import generate as stage
     from pipelines.config import load_recipe
-    from pipelines.runner import locked
+    from pipelines.versions import writable
 
     loaded = load_recipe(recipe, overrides or ())
     section = section_of(loaded, "generate")
@@ -146,7 +146,7 @@ def plan(
     cost = CostConfig.parse({**section_of(loaded, "cost"), **known}, "cost")
     config = stage.GenerateConfig.parse(section, "generate")
     if pilot:
-        with locked(out):
+        with writable(out):
             lines = stage.pilot(out, config, pilot, cost).lines()
         print("\n".join(f"pilot: {line}" for line in lines))
     print("\n".join(stage.estimate(out, config, cost).lines()))
@@ -173,9 +173,9 @@ def verify(
     _stage("verify", root, recipe, overrides, replace, dry_run, given, executor=executor, tasks=tasks)
     if report and not dry_run:
         from curate.report_card import write_report
-        from pipelines.runner import locked
+        from pipelines.versions import writable
 
-        with locked(root):
+        with writable(root):
             written = write_report(root)
         print(f"report: wrote {written.text} and {written.picture}")
 
@@ -330,7 +330,7 @@ def _stage(
     """Run one stage with the settings of a recipe, `--set`, and the options `given` on the line (None: not given)."""
     from curate.pipeline import STEPS, run_step, section_of
     from pipelines.config import load_recipe
-    from pipelines.runner import locked
+    from pipelines.versions import writable
 
     loaded = load_recipe(recipe, overrides or ())
     section_of(loaded, name).update({key: value for key, value in given.items() if value not in (None, {})})
@@ -353,7 +353,7 @@ def _stage(
             print_json({"plan": asdict(found.plan)})
             print("\n".join(found.lines()))
         return
-    with locked(root):
+    with writable(root):
         for line in run_step(root, name, loaded, replace=replace, executor=executor, tasks=tasks, **options):
             print(line, flush=True)
 

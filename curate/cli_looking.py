@@ -135,7 +135,7 @@ def card(
     Example: curate card out/ --name arithmetic
     """
     from curate.card import check_card, write_card
-    from pipelines.runner import locked
+    from pipelines.versions import writable
 
     if check:
         if differences := check_card(root):
@@ -145,7 +145,7 @@ def card(
             )
         print(f"card: every number of {root / 'README.md'} is that of the tables")
         return
-    with locked(root):
+    with writable(root):
         print(f"card: wrote {write_card(root, name)}")
 
 

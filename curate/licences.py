@@ -11,7 +11,7 @@ from pipelines.errors import UserError
 _FORBIDS = (
     r"(^|-)nd(-|$)|no-?deriv",  # Creative Commons ND: what is made from it may not be shared
     r"all-rights-reserved|proprietary|confidential|internal",
-    r"(no|not|non|without|forbidden|prohibit\w*)-(\w+-)?(redistribut\w*|shar\w*|publish\w*|publication|distribut\w*)",
+    r"(no|not|non|without|forbidden|prohibit\w*)-(\w+-)?(redistribut\w*|shar(?!e-?alike)\w*|publish\w*|publication|distribut\w*)",
     r"(personal|private|research|evaluation)(-use)?-only",
 )
 """Patterns over a licence's name in lower case, its words joined by `-`, that say its data may not be passed on."""

@@ -5,8 +5,7 @@ answer makes its rollouts `gold_unreadable`. `split` and `build-dpo-pairs` respe
 again. A reader's word about one rollout outweighs that about its reference answer.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ import pyarrow.compute as pc
 from curate.frames import read_frame
 from pipelines import parquet
 from pipelines.errors import UserError
-from pipelines.runner import locked
 from pipelines.tables import OVERRIDES, VERDICT_LABELS, content_id
-from pipelines.versions import RECORD
+from pipelines.versions import writable
 
 SAID = ("correct", "incorrect", "undecided")
 """What a reader can say of a rollout."""
@@ -58,22 +56,14 @@ def mark(root: Path, override: Override) -> None:
     """
     if override.kind == "verdict" and override.verdict not in SAID:
         raise UserError(f"`{override.verdict}` is no verdict of a reader", hint=f"one of: {', '.join(SAID)}")
-    with _writable(root):
+    with writable(root):
         _write(root, {**read(root), (override.kind, override.id): override})
 
 
 def unmark(root: Path, kind: str, id_: str) -> None:
     """Take an override back; one that is not there is none."""
-    with _writable(root):
+    with writable(root):
         _write(root, {key: override for key, override in read(root).items() if key != (kind, id_)})
-
-
-@contextmanager
-def _writable(root: Path) -> Iterator[None]:
-    if (root / RECORD).is_file():
-        raise UserError(f"`{root}` is a published version", hint="mark in the run directory it was made from")
-    with locked(root):
-        yield
 
 
 def _write(root: Path, overrides: Overrides) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
@@ -153,6 +154,15 @@ def read_version(folder: Path) -> Version | None:
     """The record of a version's folder; None where the folder is no version."""
     path = folder / RECORD
     return parse_record(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+
+
+@contextmanager
+def writable(root: Path) -> Iterator[None]:
+    """Hold a run directory, as `runner.locked` does; a published version is a `UserError`, for it never changes."""
+    if (root / RECORD).is_file():
+        raise UserError(f"`{root}` is a published version", hint="write in the run directory it was made from")
+    with runner.locked(root):
+        yield
 
 
 def cited(folder: Path) -> dict[str, str] | None:

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,22 +23,17 @@ from pipelines.benchmarks import load_benchmark
 from pipelines.config import Config
 from pipelines.conversation import user_message
 from pipelines.errors import UserError
-from pipelines.progress import progress
 from pipelines.runner import locked
 from pipelines.samplers import Engine, open_sampler
-from pipelines.sampling import Refusal, Sampler, SamplingConfig
-from pipelines.tables import content_id, rollout_id
+from pipelines.sampling import Sampler, SamplingConfig
+from pipelines.tables import content_id
 from train.answers import answer_votes
 from train.checkpoint import model_digest
 from train.prompts import Prompt
 from train.results import EvalResult, ProblemScore
-from train.rollouts import Sample, Wanted, judged_samples, sample_seed, verdict_table, write_samples
+from train.rollouts import Wanted, missing_samples, store_samples, verdict_table, wanted_sample
 from train.statistics import bootstrap_interval, cons_at_k, pass_at_k, tied
 from verifiers import VERSIONS, Job, Outcome, Question, Verdict, VerifierPool, gold_fault, reward
-
-_SECONDS_A_FILE = 60.0
-_SAMPLES_A_FILE = 1024
-"""Samples are stored when this many, or this much time, has come together: what a kill can cost."""
 
 
 class EvalConfig(Config):
@@ -103,7 +99,7 @@ def evaluate(
             parquet.write_file(exam.folder / "prompts" / "00000.parquet", "prompts", [exam.table])
             started = time.monotonic()
             _judge_again(exam, pool)
-            missing = _missing(exam)
+            missing = missing_samples(exam.folder, chain.from_iterable(exam.wanted))
             if missing:
                 if sampler is None:
                     sampler = open_sampler(
@@ -114,7 +110,8 @@ def evaluate(
                         log_dir=out / "logs",
                     )
                     stack.callback(sampler.close)
-                _sample(exam, missing, config, sampler, pool)
+                source, sampling = f"eval:{exam.name}", config.sampling()
+                store_samples(exam.folder, sampler, pool, missing, sampling, source, judged_by=exam.judging)
             seconds = _earlier_seconds(exam, config, weights) + (time.monotonic() - started if missing else 0.0)
             result = _result(exam, config, model, weights, seconds, pool)
             result.write(exam.folder / "eval.json")
@@ -143,7 +140,7 @@ def _prepare(config: EvalConfig, weights: str, benchmark: str, out: Path) -> _Ex
     prompts.sort(key=lambda prompt: prompt.prompt_id)
     identity = {**config.sampling().resolved(), "instruction": config.instruction, "seed": config.seed}
     indices = range(config.runs * config.samples)
-    wanted = [[_wanted(prompt, weights, identity, index) for index in indices] for prompt in prompts]
+    wanted = [[wanted_sample(prompt, weights, identity, index) for index in indices] for prompt in prompts]
     name = benchmark_name(benchmark)
     return _Exam(name, out / "eval" / name, table, prompts, wanted, set_aside)
 
@@ -152,11 +149,6 @@ def benchmark_name(benchmark: str) -> str:
     """What a benchmark's folder is called: its name, or its file's without the suffix; of `NAME=FILE`, the name."""
     name, equals, _ = benchmark.partition("=")
     return name if equals and not Path(benchmark).exists() else Path(benchmark).name.split(".")[0]
-
-
-def _wanted(prompt: Prompt, weights: str, identity: dict[str, Any], sample_index: int) -> Wanted:
-    sample_id = rollout_id(prompt.prompt_id, weights, identity, sample_index)
-    return Wanted(sample_id, prompt, sample_index, sample_seed(sample_id, identity["seed"]))
 
 
 # --- sampling -------------------------------------------------------------------------------------
@@ -179,38 +171,6 @@ def _judge_again(exam: _Exam, pool: VerifierPool) -> None:
             (row["rollout_id"], row["prompt_id"], verdicts.get(row["rollout_id"], unasked)) for row in rows
         )
         parquet.write_file(target, "verdicts", [table], exam.judging)
-
-
-def _missing(exam: _Exam) -> list[Wanted]:
-    """The samples that are not stored yet."""
-    verdicts = parquet.table_files(exam.folder, "verdicts")
-    stored = set(parquet.read_table(verdicts, "verdicts", ["rollout_id"])["rollout_id"].to_pylist())
-    return [one for wanted_S in exam.wanted for one in wanted_S if one.rollout_id not in stored]
-
-
-def _sample(exam: _Exam, missing: Sequence[Wanted], config: EvalConfig, sampler: Sampler, pool: VerifierPool) -> None:
-    """Take the missing samples and store them, file by file."""
-    taken: list[Sample] = []
-    stored_at = time.monotonic()
-
-    def store() -> None:
-        files = parquet.table_files(exam.folder, "rollouts")
-        name = f"{int(files[-1].stem) + 1 if files else 0:05d}.parquet"
-        source = f"eval:{exam.name}"
-        write_samples(exam.folder, name, taken, sampler.model, config.sampling(), source, judged_by=exam.judging)
-        taken.clear()
-
-    with progress(f"evaluating on {exam.name}", len(missing), "samples") as advance:
-        for result in judged_samples(sampler, pool, missing, config.sampling()):
-            advance()
-            if isinstance(result, Refusal):
-                continue
-            taken.append(result)
-            if len(taken) >= _SAMPLES_A_FILE or time.monotonic() - stored_at > _SECONDS_A_FILE:
-                store()
-                stored_at = time.monotonic()
-    if taken:
-        store()
 
 
 # --- scoring --------------------------------------------------------------------------------------

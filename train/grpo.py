@@ -24,7 +24,7 @@ from train.loop import stop_signal
 from train.metrics import metrics_log
 from train.model import default_device, load_model, load_tokenizer
 from train.monitors import Finding, Monitor, MonitorConfig, Watch
-from train.optim import make_optimizer
+from train.optim import Schedule, learning_rate_at, make_optimizer
 from train.pilot import PilotConfig, pilot
 from train.policy_sampler import PolicySamplerConfig, Refresh, open_policy_sampler
 from train.prompts import Prompt, load_prompts, write_prompts
@@ -39,6 +39,8 @@ class RlConfig(PilotConfig, UpdateConfig, MonitorConfig, PolicySamplerConfig):
     """Reinforcement learning with verifiable reward; what is sampled and how it is learned from are in the bases."""
 
     steps: int = Field(100, ge=1)
+    schedule: Schedule = "constant"
+    """Of the learning rate over the steps, towards 0 (open)."""
     seed: int = 0
     reference: bool = True
     """Keep the starting policy in memory, so that its KL is logged every step."""
@@ -50,6 +52,10 @@ class RlConfig(PilotConfig, UpdateConfig, MonitorConfig, PolicySamplerConfig):
     def temperature(self, step: int) -> float:
         """At which a step samples, and is trained."""
         return annealed_temperature(step, self.steps, self.start_temperature, self.end_temperature, self.anneal_over)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        return learning_rate_at(step, self.steps, self.learning_rate, 0.0, self.schedule)
 
 
 def train_rl(
@@ -229,6 +235,7 @@ def _learn(run: Run, step: int, rollouts: StepRollouts) -> dict[str, float]:
         config,
         temperature=temperature,
         max_tokens=max_tokens,
+        learning_rate=config.rate(step),
     )
     write_rewards(run.out, file_name(step), rollouts.groups, advantages, step)
     run.cursor = rollouts.cursor

@@ -126,15 +126,17 @@ def update_policy(
     *,
     temperature: float,
     max_tokens: int,
+    learning_rate: float | None = None,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Move the policy by the groups of one step; returns means over their completion tokens, and advantages by rollout.
 
-    `temperature` is the sampler's, `max_tokens` what a completion could have at most.
+    `temperature` is the sampler's, `max_tokens` what a completion could have at most, `learning_rate` that of the
+    step, or the config's.
     The sampler's log-probabilities are compared with the trainer's before the first optimizer step,
     unclipped: a difference beyond `max_mismatch` leaves the policy as it is and is a `UserError`. With
     `one_step_off` the difference contains an update, and the limit is left to `sampler_mismatch`.
     """
-    device = str(policy.device)
+    device, learning_rate = str(policy.device), learning_rate or config.learning_rate
     parts = _shares(groups, config.updates_per_step)
     items = [trained_rollouts(groups, config, max_tokens, device) for groups in parts]
     items = [part for part in items if part]
@@ -153,8 +155,8 @@ def update_policy(
         _backward(policy, reference, part, old, config, temperature, max_tokens, tally)
         if not config.one_step_off:
             tally.refuse_mismatch(config.max_mismatch)
-        norms.append(update(policy, optimizer, config.learning_rate))
-    means = {**tally.means(), "grad_norm": float(np.mean(norms)), "learning_rate": config.learning_rate}
+        norms.append(update(policy, optimizer, learning_rate))
+    means = {**tally.means(), "grad_norm": float(np.mean(norms)), "learning_rate": learning_rate}
     return means, {item.document.id: item.advantage for part in items for item in part}
 
 

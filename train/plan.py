@@ -77,13 +77,14 @@ class Memory:
     weights: int
     gradients: int
     optimizer: int
-    reference: int
+    copies: int
+    """Of the weights: the reference, and what samples one step off."""
     activations: int
     """Everything else: stored activations, casts of weights, a chunk of logits, the head's gradient in the making."""
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.reference + self.activations
+        return self.weights + self.gradients + self.optimizer + self.copies + self.activations
 
 
 @dataclass(frozen=True)
@@ -165,9 +166,12 @@ def step_memory(
     precision: Precision = "bf16",
     recompute: Recompute = "auto",
     optimizer: OptimizerKind = "adamw",
-    reference: bool = False,
+    copies: int = 0,
 ) -> Memory:
-    """Bytes of an optimizer step on `device`, on one micro-batch of documents of these lengths, all tokens targets."""
+    """Bytes of an optimizer step on `device`, on one micro-batch of documents of these lengths, all tokens targets.
+
+    `copies` of the weights stand beside the model.
+    """
     documents = [Document("", np.zeros(length, np.int32), np.arange(length) > 0) for length in lengths]
     with FakeTensorMode(allow_non_fake_inputs=True), _Alive() as alive:
         model = bare_model(config)
@@ -186,7 +190,7 @@ def step_memory(
         if device == "cuda" and precision == "bf16":
             activations += _bytes(ends(model)[1]) // 2  # there the head is cast as well
         states = state_bytes(make_optimizer(model, 1e-5, kind=optimizer))
-    return Memory(weights, gradients, states, weights if reference else 0, activations)
+    return Memory(weights, gradients, states, copies * weights, activations)
 
 
 def state_bytes(optimizer: Optimizer) -> int:
@@ -213,7 +217,7 @@ def plan_stage(stage: str, config: Config, shards: Path, model: str, device: str
     if isinstance(config, RlConfig):
         memory = step_memory(
             architecture, _fill([max_length], config.micro_tokens), device, precision=config.precision,
-            reference=config.reference or config.kl_weight > 0,
+            copies=(config.reference or config.kl_weight > 0) + config.one_step_off,
         )  # fmt: skip
         return StagePlan(stage, memory, rows, rows, config.steps, None, None)
     if config.lora_rank:
@@ -327,7 +331,7 @@ def memory_row(plan: StagePlan, device: Accelerator | None) -> dict[str, Any]:
         "weights": memory.weights,
         "gradients": memory.gradients,
         "optimizer": memory.optimizer,
-        "reference": memory.reference,
+        "copies": memory.copies,
         "activations": memory.activations,
         "together": memory.total,
     }

@@ -245,18 +245,23 @@ def store_samples(
     sampling: SamplingConfig,
     source: str,
     *,
-    stop: threading.Event,
+    stop: threading.Event | None = None,
+    judged_by: str = "",
 ) -> list[Refusal]:
     """Take those of the `wanted` samples that `root` does not hold, and store them there, file by file.
 
-    Returns what the sampler refused. If told to `stop`, what was taken by then is stored.
+    Returns what the sampler refused. If told to `stop`, what was taken by then is stored. `judged_by` as in
+    `write_samples`.
     """
-    files = parquet.table_files(root, "verdicts")
-    stored = set(parquet.read_table(files, "verdicts", ["rollout_id"])["rollout_id"].to_pylist())
-    missing = [one for one in wanted if one.rollout_id not in stored]
+    missing = missing_samples(root, wanted)
     taken: list[Sample] = []
     refused: list[Refusal] = []
-    number, stored_at = len(files), time.monotonic()
+    number, stored_at = len(parquet.table_files(root, "verdicts")), time.monotonic()
+
+    def store() -> None:
+        # Rollouts that a kill left without verdicts are written over.
+        write_samples(root, f"{number:05d}.parquet", taken, sampler.model, sampling, source, judged_by=judged_by)
+
     with progress(source, len(missing), "samples") as advance:
         for result in judged_samples(sampler, pool, missing, sampling):
             advance()
@@ -264,15 +269,21 @@ def store_samples(
                 refused.append(result)
             else:
                 taken.append(result)
-            if stop.is_set():
+            if stop is not None and stop.is_set():
                 break
             if len(taken) >= _SAMPLES_A_FILE or (taken and time.monotonic() - stored_at > _SECONDS_A_FILE):
-                # Rollouts that a kill left without verdicts are written over.
-                write_samples(root, f"{number:05d}.parquet", taken, sampler.model, sampling, source)
+                store()
                 taken, number, stored_at = [], number + 1, time.monotonic()
     if taken:
-        write_samples(root, f"{number:05d}.parquet", taken, sampler.model, sampling, source)
+        store()
     return refused
+
+
+def missing_samples(root: Path, wanted: Iterable[Wanted]) -> list[Wanted]:
+    """Those of the `wanted` samples that are not stored in `root` with a verdict."""
+    verdicts = parquet.table_files(root, "verdicts")
+    stored = set(parquet.read_table(verdicts, "verdicts", ["rollout_id"])["rollout_id"].to_pylist())
+    return [one for one in wanted if one.rollout_id not in stored]
 
 
 def write_samples(

@@ -9,7 +9,9 @@ import fsspec
 import pytest
 from object_store import BUCKET, object_store
 from run_directories import small_run, write_rows
+from typer.testing import CliRunner
 
+from curate import cli, cli_looking
 from curate.card import check_card
 from curate.stages.publish import publish
 from pipelines import parquet, versions
@@ -188,3 +190,19 @@ def test_secrets_are_reported(run: Path, tmp_path: Path):
     card = (tmp_path / "sets/sums/1.0.0/README.md").read_text()
     assert "| Hugging Face token | rollouts | 1 | 1 | 1 |" in card
     assert "aB3aB3" not in card
+
+
+def test_no_command_writes_into_a_version(run: Path, tmp_path: Path):
+    publish(run, str(tmp_path / "sets/sums"), "1.0.0")
+    version = tmp_path / "sets/sums/1.0.0"
+    files = {path: path.read_bytes() for path in version.rglob("*") if path.is_file()}
+    writing = [
+        (cli.app, ["annotate", str(version)]),
+        (cli.app, ["import", str(run), "--out", str(version)]),
+        (cli.app, ["verify", str(version), "--report"]),
+        (cli_looking.commands, ["card", str(version)]),
+    ]
+    for app, command in writing:
+        with pytest.raises(UserError, match="is a published version"):
+            CliRunner().invoke(app, command, catch_exceptions=False)
+    assert {path: path.read_bytes() for path in version.rglob("*") if path.is_file()} == files

@@ -89,11 +89,11 @@ def test_the_parts_of_memory(tmp_path: Path):
     config = model_config(str(tiny_model(tmp_path / "m")))
     size = 4 * model_row(str(tmp_path / "m"))["parameters"]
     plain = step_memory(config, [512], "cpu", precision="fp32")
-    assert (plain.weights, plain.gradients, plain.optimizer, plain.reference) == (size, size, 2 * size, 0)
+    assert (plain.weights, plain.gradients, plain.optimizer, plain.copies) == (size, size, 2 * size, 0)
     twice = step_memory(config, [512, 512], "cpu", precision="fp32")
     assert twice.activations == pytest.approx(2 * plain.activations, rel=0.1)
     assert step_memory(config, [512], "cpu", precision="fp32", recompute="full").activations < plain.activations
-    assert step_memory(config, [512], "cpu", reference=True).reference == size
+    assert step_memory(config, [512], "cpu", copies=2).copies == 2 * size
     lean = step_memory(config, [512], "cpu", optimizer="adamw-bf16")
     assert lean.optimizer == size
 

@@ -42,7 +42,7 @@ types:
 
 # One thread each: on two cores, two processes of one thread finish sooner than one of two.
 tests:
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 15
 
 pocket: $(VENV)/installed  ## rebuild the shipped pocket models from nothing
 	$(BIN)/python scripts/build_pocket.py build/pocket

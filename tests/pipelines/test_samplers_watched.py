@@ -140,9 +140,10 @@ def test_a_keeper_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 _OWNER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from pipelines.samplers.watched import WatchedServer
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background has it ignored
 notes = Path(sys.argv[1])
 server = WatchedServer("x", lambda port: [sys.executable, sys.argv[2], str(notes), str(port)], notes / "log",
                        key_variable="VLLM_API_KEY")

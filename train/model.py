@@ -224,7 +224,8 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, grad_N: Tensor, _grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
         hidden_ND, head_VD, labels_N, normaliser_N = ctx.saved_tensors
         grad_hidden_ND = torch.empty_like(hidden_ND)
-        grad_head_VD = torch.zeros_like(head_VD, dtype=torch.float32)
+        # A frozen head (LoRA) has none.
+        grad_head_VD = torch.zeros_like(head_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         head = head_VD.to(ctx.dtype)
         for part in _chunks(len(labels_N), ctx.chunk):
             hidden_CD = hidden_ND[part].to(ctx.dtype)
@@ -234,8 +235,11 @@ class _TokenLogprobs(torch.autograd.Function):
             slope_CV.scatter_add_(1, labels_N[part, None], grad_N[part, None])
             slope = slope_CV.div_(ctx.temperature).to(ctx.dtype)
             grad_hidden_ND[part] = _product(slope, head)
-            grad_head_VD += _product(slope.T, hidden_CD)
-        return grad_hidden_ND, grad_head_VD.to(head_VD.dtype), None, None, None, None, None
+            if grad_head_VD is not None:
+                grad_head_VD += _product(slope.T, hidden_CD)
+        if grad_head_VD is not None:
+            grad_head_VD = grad_head_VD.to(head_VD.dtype)
+        return grad_hidden_ND, grad_head_VD, None, None, None, None, None
 
 
 def _chunks(length: int, chunk: int) -> Iterator[slice]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Muon, Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -37,6 +37,7 @@ from train.batches import Document, Overlong, collate, encode
 from train.flops import Accelerator, ends, matrix_parameters, step_flops
 from train.grpo import RlConfig
 from train.loop import LoopConfig
+from train.lora import add_lora
 from train.losses import sft_loss
 from train.model import Recompute, batch_logprobs, load_tokenizer, set_recompute
 from train.optim import Both, LeanAdamW, OptimizerKind, Precision, autocast, make_optimizer
@@ -120,11 +121,32 @@ def model_config(name: str) -> PreTrainedConfig:
         raise UserError(error.message, hint=f"{error.hint}; or {', '.join(KNOWN)}") from None
 
 
-def bare_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """The model in fp32 for the trainers' attention; within `FakeTensorMode` it has no content."""
+def bare_model(config: PreTrainedConfig, lora_rank: int = 0) -> PreTrainedModel:
+    """The model in fp32 for the trainers' attention, with LoRA where asked, on the device `meta`: shapes alone."""
     attention.register()
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention.NAME)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention.NAME)
+        if lora_rank:
+            add_lora(model, lora_rank, 0)
     return model.train()
+
+
+def _with_storage(model: PreTrainedModel) -> PreTrainedModel:
+    """`model` with tensors that have a storage, which within `FakeTensorMode` has a size and no content."""
+    made: dict[int, Tensor] = {}  # tied weights stay one
+
+    def empty(tensor: Tensor) -> Tensor:
+        if id(tensor) not in made:
+            values = torch.empty_like(tensor, device="cpu")
+            made[id(tensor)] = (
+                nn.Parameter(values, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values
+            )
+        return made[id(tensor)]
+
+    for module in model.modules():
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            setattr(module, name, empty(tensor))
+    return model
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -166,6 +188,7 @@ def step_memory(
     precision: Precision = "bf16",
     recompute: Recompute = "auto",
     optimizer: OptimizerKind = "adamw",
+    lora_rank: int = 0,
     copies: int = 0,
 ) -> Memory:
     """Bytes of an optimizer step on `device`, on one micro-batch of documents of these lengths, all tokens targets.
@@ -173,8 +196,9 @@ def step_memory(
     `copies` of the weights stand beside the model.
     """
     documents = [Document("", np.zeros(length, np.int32), np.arange(length) > 0) for length in lengths]
+    bare = bare_model(config, lora_rank)
     with FakeTensorMode(allow_non_fake_inputs=True), _Alive() as alive:
-        model = bare_model(config)
+        model = _with_storage(bare)
         set_recompute(model, recompute, device)
         # The second pass has the gradients of the first, as a step's later micro-batches have.
         for _ in range(2):
@@ -220,10 +244,6 @@ def plan_stage(stage: str, config: Config, shards: Path, model: str, device: str
             copies=(config.reference or config.kl_weight > 0) + config.one_step_off,
         )  # fmt: skip
         return StagePlan(stage, memory, rows, rows, config.steps, None, None)
-    if config.lora_rank:
-        raise UserError(
-            "`train plan` plans full training alone", hint=f"leave out `{stage}.lora_rank`, which takes less"
-        )
     units = unit_lengths(stage, config, shards, model, max_length)
     if not units:
         raise UserError(
@@ -232,7 +252,7 @@ def plan_stage(stage: str, config: Config, shards: Path, model: str, device: str
     longest_first = sorted((length for unit in units for length in unit), reverse=True)
     memory = step_memory(
         architecture, _fill(longest_first, config.micro_tokens), device, precision=config.precision,
-        recompute=config.recompute, optimizer=config.optimizer,
+        recompute=config.recompute, optimizer=config.optimizer, lora_rank=config.lora_rank,
     )  # fmt: skip
     scale = rows / min(rows, _SAMPLE_ROWS)
     num_units = round(scale * len(units))
@@ -240,8 +260,7 @@ def plan_stage(stage: str, config: Config, shards: Path, model: str, device: str
     steps = min(config.epochs * per_epoch, config.max_steps or config.epochs * per_epoch)
     passes, tokens = steps / per_epoch, scale * sum(longest_first)
     squared_lengths = scale * sum(length**2 for length in longest_first)
-    with FakeTensorMode():
-        flops = step_flops(bare_model(architecture), tokens, squared_lengths)
+    flops = step_flops(bare_model(architecture, config.lora_rank), tokens, squared_lengths)
     # DPO's reference scores every pair once: a forward pass, a third of the work.
     reference = 1 / 3 if stage == "dpo" else 0.0
     return StagePlan(stage, memory, rows, num_units, steps, round(passes * tokens), flops * (passes + reference))

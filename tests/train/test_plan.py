@@ -26,12 +26,13 @@ ROOT = Path(__file__).parents[2]
 MEASURE = """
 import resource, sys
 from train.batches import Document, collate
+from train.lora import add_lora
 from train.losses import sft_loss
 from train.model import batch_logprobs, load_model
 from train.optim import autocast, clip_gradient, make_optimizer, move
 import numpy as np
 
-folder, length, recompute, precision = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+folder, length, recompute, precision, rank = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[6])
 now = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 def peak():  # not ru_maxrss, which a process inherits from the one that started it
     (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
@@ -43,9 +44,14 @@ def passes(model, size):
         with autocast(precision, "cpu"):
             logprobs, _ = batch_logprobs(model, batch)
         sft_loss(logprobs, size).backward()
-passes(load_model(sys.argv[5], max_length=length), 8)  # what libraries load when first used
+def load(name):
+    model = load_model(name, max_length=length, recompute=recompute)
+    if rank:
+        add_lora(model, rank, 0)
+    return model
+passes(load(sys.argv[5]), 8)  # what libraries load when first used
 before = now()
-model = load_model(folder, max_length=length, recompute=recompute)
+model = load(folder)
 optimizer = make_optimizer(model, 1e-5)
 for _ in range(2):
     passes(model, length)
@@ -55,12 +61,12 @@ print(peak() - before)
 """
 
 
-def measured(folder: Path, warm_up: Path, length: int, recompute: str, precision: str) -> int:
+def measured(folder: Path, warm_up: Path, length: int, recompute: str, precision: str, lora_rank: int) -> int:
     """Bytes that a process takes for two optimizer steps of two micro-batches each, beyond what its imports take.
 
     glibc is told to give freed memory back at once; by itself it keeps half as much again and more.
     """
-    command = [sys.executable, "-c", MEASURE, folder, str(length), recompute, precision, warm_up]
+    command = [sys.executable, "-c", MEASURE, folder, str(length), recompute, precision, warm_up, lora_rank]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
@@ -68,20 +74,23 @@ def measured(folder: Path, warm_up: Path, length: int, recompute: str, precision
 
 
 @pytest.mark.parametrize(
-    ("architecture", "recompute", "precision", "within"),
+    ("architecture", "recompute", "precision", "lora_rank", "within"),
     [
-        ("phi3", "off", "fp32", 0.1),
-        ("qwen3", "full", "fp32", 0.1),
-        ("phi3", "off", "bf16", 0.15),  # oneDNN holds buffers of its own
+        ("phi3", "off", "fp32", 0, 0.1),
+        ("qwen3", "full", "fp32", 0, 0.1),
+        ("phi3", "off", "bf16", 0, 0.15),  # oneDNN holds buffers of its own
+        ("llama", "off", "fp32", 8, 0.1),
     ],
 )
 def test_memory_is_what_a_process_takes(
-    tmp_path: Path, architecture: str, recompute: str, precision: str, within: float
+    tmp_path: Path, architecture: str, recompute: str, precision: str, lora_rank: int, within: float
 ):
     shape = {"hidden_size": 256, "num_layers": 4, "num_heads": 4, "num_kv_heads": 2, "intermediate_size": 768}
     folder, warm_up = tiny_model(tmp_path / "m", architecture, **shape), tiny_model(tmp_path / "w", architecture)
-    memory = step_memory(model_config(str(folder)), [2048], "cpu", recompute=recompute, precision=precision)
-    taken = measured(folder, warm_up, 2048, recompute, precision)
+    memory = step_memory(
+        model_config(str(folder)), [2048], "cpu", recompute=recompute, precision=precision, lora_rank=lora_rank
+    )
+    taken = measured(folder, warm_up, 2048, recompute, precision, lora_rank)
     assert memory.total / taken == pytest.approx(1, abs=within)
 
 
@@ -96,6 +105,9 @@ def test_the_parts_of_memory(tmp_path: Path):
     assert step_memory(config, [512], "cpu", copies=2).copies == 2 * size
     lean = step_memory(config, [512], "cpu", optimizer="adamw-bf16")
     assert lean.optimizer == size
+    lora = step_memory(config, [512], "cpu", precision="fp32", lora_rank=2)
+    assert lora.weights - size == lora.gradients == lora.optimizer / 2 > 0
+    assert lora.activations < plain.activations  # no gradient of the head in the making
 
 
 def test_the_bf16_copies_of_weights_do_not_outlive_their_layer(tmp_path: Path):

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
@@ -38,12 +38,16 @@ from pipelines.commands import table_text
 from pipelines.config import load_recipe
 from pipelines.runner import write_text
 from pipelines.tables import content_id
+from train import pictures
 from train.evaluate import EvalConfig, evaluate
 from train.grpo import RlConfig, train_rl
 from train.results import EvalResult, percent
 from train.sft import MidtrainConfig, SftConfig, train_midtrain, train_sft
 from train.stages import in_process
 from train.statistics import Floats, bootstrap_interval, paired_comparison
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 RECIPE = load_recipe(Path("pocket"))
 PILOT_SAMPLES = 8
@@ -264,11 +268,13 @@ def choose_traces(arguments: argparse.Namespace) -> None:
 
 def draw(arms: Sequence[Arm], path: Path) -> Path:
     """pass@1 of every arm: the mean with its interval, a ring for each seed, dashes to what it is held against."""
-    from matplotlib.figure import Figure
+    with pictures.picture(path, 8, 1.1 + 0.55 * len(arms)) as figure:
+        _draw_arms(figure.add_subplot(), arms)
+    return path
 
-    ink, blue, grey = "#222222", "#0072B2", "#9a9a9a"
-    figure = Figure(figsize=(8, 1.1 + 0.55 * len(arms)), layout="constrained", facecolor="white")
-    axes = figure.add_subplot()
+
+def _draw_arms(axes: "Axes", arms: Sequence[Arm]) -> None:
+    ink, blue, grey = pictures.INK, pictures.BLUE, "#9a9a9a"
     for place, arm in enumerate(arms):
         interval = bootstrap_interval(arm.scores(), seed=0)
         low, mean, high = (100 * value for value in (interval.low, interval.mean, interval.high))
@@ -288,14 +294,7 @@ def draw(arms: Sequence[Arm], path: Path) -> Path:
     axes.invert_yaxis()
     axes.margins(x=0.22)
     axes.set_xlabel("problems solved, %: mean and 95 % interval over problems; rings: seeds")
-    axes.tick_params(length=0)
-    axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left", "bottom"):
-        axes.spines[side].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160, metadata={"Software": None})
-    return path
+    pictures.bare(axes, "x")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 
 import argparse
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from curate.diff import count_table, diff
 from pipelines import parquet
 from pipelines.commands import table_text
 from pipelines.content import directory_content
+from pipelines.memory import peak_bytes
 from pipelines.tables import TABLES, content_id
 
 _BATCH = 10_000
@@ -47,7 +47,7 @@ def measured(what: str, work: Callable[[], Any]) -> dict[str, Any]:
     def run() -> None:
         started = time.perf_counter()
         work()
-        results.put((time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        results.put((time.perf_counter() - started, peak_bytes() / 2**20))
 
     process = context.Process(target=run)
     process.start()

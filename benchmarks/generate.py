@@ -8,7 +8,6 @@ python benchmarks/generate.py resume --rollouts 1000000
 import argparse
 import itertools
 import multiprocessing
-import resource
 import shutil
 import statistics
 import tempfile
@@ -26,6 +25,7 @@ from curate.teachers import TEACHERS, Teacher
 from curate.wanted import Task, task_of
 from pipelines import parquet
 from pipelines.commands import table_text
+from pipelines.memory import peak_bytes
 from pipelines.samplers import open_sampler
 from pipelines.samplers.scripted import ScriptedSampler
 from pipelines.sampling import Completion, Refusal, Request, Sampler, SamplingConfig
@@ -158,13 +158,13 @@ def row(name: str, ours: float, engine: float, part: float) -> dict[str, object]
 def bench_overhead(root: Path, arguments: argparse.Namespace) -> list[dict[str, object]]:
     """Microseconds of `generate` per rollout beyond the scripted sampler's own, and peak memory."""
     apart(write_prompts, root, [f"What is {number} + 7?" for number in range(arguments.prompts)])
-    before_mb = peak_mb()
+    before_mb = peak_bytes() >> 20
     sampler = ScriptedSampler({}, default=[TRACE])
     # Processor time: what else runs on the machine does not count, nor does waiting for the disk.
     started = time.process_time()
     report = generate(root, GenerateConfig(teacher="hf:scripted", samples=arguments.samples), SCRIPTED, lambda: sampler)
     generate_s = time.process_time() - started
-    peak = peak_mb()
+    peak = peak_bytes() >> 20
     requests = [Request(f"{number}", ({"role": "user", "content": "?"},), 0) for number in range(report.sampled)]
     started = time.process_time()
     for _ in ScriptedSampler({}, default=[TRACE]).sample(requests, SamplingConfig(max_tokens=4096)):
@@ -199,7 +199,7 @@ def bench_resume(root: Path, arguments: argparse.Namespace) -> list[dict[str, ob
     report = generate(root, config, SCRIPTED, lambda: Timed({}, default=[TRACE]))
     whole_s, whole_cpu_s = time.perf_counter() - started, time.process_time() - started_cpu
     assert (report.plan.stored, report.sampled) == (arguments.rollouts, SAMPLES), report
-    peak = peak_mb()
+    peak = peak_bytes() >> 20
     started, started_cpu = time.perf_counter(), time.process_time()
     estimate(root, config, CostConfig())
     return [
@@ -275,11 +275,6 @@ def write_prompts(root: Path, texts: list[str]) -> None:
         for number, text in enumerate(texts)
     ]
     parquet.write_file(root / "prompts" / "00000.parquet", "prompts", [pa.Table.from_pylist(rows, schema=PROMPTS)])
-
-
-def peak_mb() -> int:
-    """The most memory this process has held, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 if __name__ == "__main__":

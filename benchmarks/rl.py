@@ -23,7 +23,6 @@ import argparse
 import json
 import logging
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.commands import table_text
+from pipelines.memory import peak_bytes
 
 sys.path[0] = str(Path(__file__).parents[1])  # beside this file, `import train` would find another file
 
@@ -162,13 +162,9 @@ def run_side(arguments: argparse.Namespace) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run = _trl(arguments) if arguments.side == "TRL" else _ours(arguments)
-        imports_mb = _peak_mb()
+        imports_mb = peak_bytes() / 1e6
         found = run(folder)
-    return {**found, "tokens": sum(found["step_tokens"]), "imports_mb": imports_mb, "peak_mb": _peak_mb()}
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return {**found, "tokens": sum(found["step_tokens"]), "imports_mb": imports_mb, "peak_mb": peak_bytes() / 1e6}
 
 
 class Clock(logging.Handler):
@@ -240,7 +236,7 @@ def _ours(arguments: argparse.Namespace) -> Callable[[Path], dict[str, Any]]:
 def _trl(arguments: argparse.Namespace) -> Callable[[Path], dict[str, Any]]:
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     from train.prompts import load_prompts, prompts_from
     from verifiers import Job, Question, VerifierPool, reward
@@ -267,29 +263,6 @@ def _trl(arguments: argparse.Namespace) -> Callable[[Path], dict[str, Any]]:
         rows = Dataset.from_list(
             [{"prompt": list(one.messages), "answer": one.question.answer, "verifier": one.verifier} for one in asked]
         )
-        settings = GRPOConfig(
-            output_dir=str(folder / "trl"),
-            max_steps=arguments.steps,
-            per_device_train_batch_size=arguments.micro,
-            gradient_accumulation_steps=arguments.prompts * arguments.group // arguments.micro,
-            num_generations=arguments.group,
-            max_completion_length=MAX_TOKENS,
-            temperature=1.0,
-            shuffle_dataset=False,
-            learning_rate=LEARNING_RATE,
-            lr_scheduler_type="constant",
-            adam_beta2=0.95,
-            optim="adamw_torch_fused",
-            epsilon_high=0.28,
-            gradient_checkpointing=False,
-            bf16=False,
-            use_cpu=True,
-            logging_steps=1,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            model_init_kwargs={"dtype": "float32"},
-        )
         with VerifierPool() as pool:
 
             def score(
@@ -305,7 +278,11 @@ def _trl(arguments: argparse.Namespace) -> Callable[[Path], dict[str, Any]]:
                 return given
 
             trainer = Timed(
-                model=str(arguments.model), args=settings, reward_funcs=score, train_dataset=rows, callbacks=[Steps()]
+                model=str(arguments.model),
+                args=_trl_settings(arguments, folder / "trl"),
+                reward_funcs=score,
+                train_dataset=rows,
+                callbacks=[Steps()],
             )
             trainer.train()
         trainer.save_model(str(folder / "final"))
@@ -322,6 +299,35 @@ def _trl(arguments: argparse.Namespace) -> Callable[[Path], dict[str, Any]]:
         }
 
     return run
+
+
+def _trl_settings(arguments: argparse.Namespace, folder: Path) -> Any:
+    """TRL's `GRPOConfig` for what `_ours` does."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        output_dir=str(folder),
+        max_steps=arguments.steps,
+        per_device_train_batch_size=arguments.micro,
+        gradient_accumulation_steps=arguments.prompts * arguments.group // arguments.micro,
+        num_generations=arguments.group,
+        max_completion_length=MAX_TOKENS,
+        temperature=1.0,
+        shuffle_dataset=False,
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        adam_beta2=0.95,
+        optim="adamw_torch_fused",
+        epsilon_high=0.28,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        logging_steps=1,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        model_init_kwargs={"dtype": "float32"},
+    )
 
 
 if __name__ == "__main__":

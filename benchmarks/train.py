@@ -34,6 +34,7 @@ import pyarrow as pa
 
 from pipelines import parquet
 from pipelines.commands import table_text
+from pipelines.memory import peak_bytes
 from pipelines.tables import TABLES, prompt_id
 
 sys.path[0] = str(Path(__file__).parents[1])  # beside this file, `import train` would find this file
@@ -236,9 +237,7 @@ def _peak_mb(device: str) -> float:
         import torch
 
         return torch.cuda.max_memory_allocated() / 1e6
-    # Not ru_maxrss, which begins with the peak of the process that started this one.
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024 / 1e6
+    return peak_bytes() / 1e6
 
 
 class Clock(logging.Handler):

@@ -36,6 +36,12 @@ class JudgeCounts:
     refused: int = 0
     """Prompts that the judge's engine or server refused; asked again next time."""
 
+    def words(self, judge: str, what: str, *more: str) -> str:
+        """A line of a report: what became of the `what` that `judge` was asked about, and `more`."""
+        asked = f"{self.asked:,} {what} asked about, {self.remembered:,} remembered"
+        unusable = f"{self.unreadable:,} replies in no readable form, {self.refused:,} refused"
+        return f"judge {judge}: " + "; ".join((asked, *more, unusable))
+
 
 @dataclass
 class Judge:

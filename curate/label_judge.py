@@ -9,9 +9,7 @@ from typing import NamedTuple
 
 from curate.domains import DOMAINS, LEVELS
 from curate.judging import Judge
-
-_MAX_CHARS = 4000
-"""So much of a problem is shown."""
+from verifiers.judge import shown
 
 _PROMPT = """\
 You sort problems for a library. Do not solve the problem; say what it is about, and the level of schooling at which
@@ -48,8 +46,7 @@ def ask_labels(judge: Judge, problems: Sequence[str]) -> list[Labels | None]:
 
 def label_prompt(problem: str) -> str:
     """The prompt for one problem; markers inside it are defused."""
-    shown = problem[:_MAX_CHARS].replace("<<<", "< < <").replace(">>>", "> > >")
-    return _PROMPT.format(problem=shown, domains=", ".join(DOMAINS), levels=", ".join(LEVELS))
+    return _PROMPT.format(problem=shown(problem), domains=", ".join(DOMAINS), levels=", ".join(LEVELS))
 
 
 def read_labels(reply: str | None) -> Labels | None:

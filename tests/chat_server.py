@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from pipelines.sampling import Completion, Refusal, Request, Sampler, SamplingConfig
+from tests.serving import Handler, serving
 
 TRANSIENT_FAULTS = (
     "rate_limit",
@@ -120,31 +120,21 @@ def chat_server(
     """The URL of a running server, and its state; `owned_by` `vllm` says that it knows vLLM's fields."""
     state = ChatServer(sampler, fault_rate, reasoning_field, seed, faults, owned_by)
 
-    class Handler(_Handler):
+    class Answers(_Handler):
         server_state = state
 
-    server = _Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1", state
-    finally:
-        state.released.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Answers) as url:
+        try:
+            yield f"{url}/v1", state
+        finally:
+            state.released.set()
 
 
-class _Server(ThreadingHTTPServer):
-    request_queue_size = 256  # five by default: more clients at once are turned away
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
     server_state: ChatServer
 
     def do_GET(self) -> None:
-        self._send(200, json.dumps({"data": [self.server_state.listing]}).encode())
+        self.send(200, json.dumps({"data": [self.server_state.listing]}).encode())
 
     def do_POST(self) -> None:
         state = self.server_state
@@ -159,39 +149,39 @@ class _Handler(BaseHTTPRequestHandler):
         with state.lock:  # before a client can know that it has its answer
             state.open -= 1
         if fault is None:
-            self._send(status, json.dumps(content).encode())
+            self.send(status, json.dumps(content).encode())
         else:
             self._fail(fault, state)
 
     def _fail(self, fault: str, state: ChatServer) -> None:
         if fault.startswith("http_"):
             said = f"no, {self.headers['Authorization']}, I do not like this prompt".encode()
-            self._send(int(fault.removeprefix("http_")), said)
+            self.send(int(fault.removeprefix("http_")), said)
         elif fault == "rate_limit":
-            self._send(429, b"slow down", {"Retry-After": "0.1"})
+            self.send(429, b"slow down", {"Retry-After": "0.1"})
         elif fault == "rate_limit_until":
             # Full seconds: the date that comes 0.1 to 1.1 s after the server's own.
-            self._send(429, b"slow down", {"Retry-After": formatdate(time.time() + 1.1, usegmt=True)})
+            self.send(429, b"slow down", {"Retry-After": formatdate(time.time() + 1.1, usegmt=True)})
         elif fault == "error":
-            self._send(500, b"Traceback (most recent call last)")
+            self.send(500, b"Traceback (most recent call last)")
         elif fault == "bad_request":
-            self._send(400, b'{"error": {"message": "I do not like this prompt"}}')
+            self.send(400, b'{"error": {"message": "I do not like this prompt"}}')
         elif fault == "empty_body":
-            self._send(200, b"")
+            self.send(200, b"")
         elif fault == "not_json":
-            self._send(200, b"<html>gateway</html>")
+            self.send(200, b"<html>gateway</html>")
         elif fault == "wrong_json":
-            self._send(200, b'{"choices": [{"message": null}]}')
+            self.send(200, b'{"choices": [{"message": null}]}')
         elif fault == "no_choices":
-            self._send(200, b'{"choices": []}')
+            self.send(200, b'{"choices": []}')
         elif fault == "bad_gzip":
-            self._send(200, b"not compressed", {"Content-Encoding": "gzip"})
+            self.send(200, b"not compressed", {"Content-Encoding": "gzip"})
         elif fault == "deep_json":
-            self._send(200, b"[" * 100_000)
+            self.send(200, b"[" * 100_000)
         elif fault == "aborted":
-            self._send(200, b'{"choices": [{"message": {"content": "so f"}, "finish_reason": "abort"}]}')
+            self.send(200, b'{"choices": [{"message": {"content": "so f"}, "finish_reason": "abort"}]}')
         elif fault == "filtered":
-            self._send(200, b'{"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]}')
+            self.send(200, b'{"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]}')
         else:
             if fault == "half_body":
                 self.send_response(200)
@@ -201,14 +191,3 @@ class _Handler(BaseHTTPRequestHandler):
             elif fault == "hang":
                 state.released.wait(5.0)
             self.close_connection = True
-
-    def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Say nothing."""

@@ -13,9 +13,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.serving import Handler, serving
 
 TOKEN = "hf_test"
 
@@ -83,27 +84,15 @@ def hub_server() -> Iterator[Hub]:
     """A running server; its address is `hub.url`."""
     hub = Hub()
 
-    class Handler(_Handler):
+    class Answers(_Handler):
         state = hub
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(Answers) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
     state: Hub
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
     def do_GET(self) -> None:
         self._answer()
@@ -135,15 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"error": str(refusal)}, refusal.status, {"X-Error-Code": refusal.code})
 
     def _json(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        self._send(json.dumps(value).encode(), status, {"Content-Type": "application/json", **(headers or {})})
-
-    def _send(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        self.send(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
 
     def _repository(self, repo: str) -> Repository:
         if repo not in self.state.repositories:
@@ -235,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
         if hashlib.sha256(body).hexdigest() != oid:
             raise RefusalError(400, "other content than announced")
         self.state.lfs[oid] = body
-        self._send(b"")
+        self.send(200, b"")
 
     def commit(self, body: bytes, repo: str, revision: str) -> None:
         if (intrude := self.state.before_commit) is not None:
@@ -280,13 +261,13 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": oid, "ETag": f'"{_oid(content)}"', "Accept-Ranges": "bytes"}
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not asked:
-            self._send(content, 200, headers)
+            self.send(200, content, headers)
             return
         first, last = int(asked[1]), min(int(asked[2] or len(content) - 1), len(content) - 1)
         if first >= len(content):
             raise RefusalError(416, "beyond the end")
         headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
-        self._send(content[first : last + 1], 206, headers)
+        self.send(206, content[first : last + 1], headers)
 
 
 _REPO = r"(?P<repo>[^/]+/[^/]+)"

@@ -9,11 +9,11 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from pipelines.samplers.policy_worker import header_digest
+from tests.serving import Handler, serving
 
 
 class PolicyStub:
@@ -83,32 +83,16 @@ def policy_stub() -> Iterator[tuple[str, PolicyStub]]:
     """The URL of a running stand-in, and its state."""
     state = PolicyStub()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Answers(Handler):
         def do_GET(self) -> None:
-            self._send(200, {"data": [{"id": state.serves, "max_model_len": 64}]})
+            self._answer(200, {"data": [{"id": state.serves, "max_model_len": 64}]})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self._send(*state.answer(self.path, body))
+            self._answer(*state.answer(self.path, body))
 
-        def _send(self, status: int, content: object) -> None:
-            encoded = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(encoded)))
-            self.end_headers()
-            self.wfile.write(encoded)
+        def _answer(self, status: int, content: object) -> None:
+            self.send(status, json.dumps(content).encode())
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", state
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Answers) as url:
+        yield url, state

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import UserError
+from train import pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,12 +88,9 @@ def _draw_panel(
         axes.plot(steps, running_mean(values, window), color=colours["smooth"], linewidth=2)
     axes.set_title(title, loc="left", fontsize=9.5)
     axes.set_facecolor(colours["paper"])
-    axes.grid(axis="y", color=colours["grid"], linewidth=0.8)
+    pictures.bare(axes, "y", colours["grid"])
     axes.margins(x=0.02)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
 
 
 def _window(num_steps: int) -> int:

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import resource
 import sys
 import time
 from collections import deque
@@ -20,6 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pipelines.errors import UserError
+from pipelines.memory import peak_bytes
 from pipelines.progress import progress
 from pipelines.runner import write_text
 from train.distributed import size
@@ -54,8 +54,6 @@ _SHOWN: dict[str, dict[str, str]] = {
 
 _RECENT_STEPS = 20
 """Steps whose mean time says what is left."""
-
-_STATUS = Path("/proc/self/status")
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 
@@ -145,13 +143,7 @@ def peak_memory_gb(device: torch.device | None = None) -> float:
     """Most memory held so far, in 10^9 bytes: of an accelerator by its allocator, else of the process."""
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
-    for line in lines:
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024 / 1e9
-    # Elsewhere; on Linux a process would begin with the peak of the one that started it.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return peak_bytes() / 1e9
 
 
 def step_line(stage: str, num_steps: int, line: dict[str, float], left_s: float) -> str:

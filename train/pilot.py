@@ -23,7 +23,7 @@ from pipelines.errors import UserError
 from pipelines.sampling import Sampler
 from pipelines.tables import SELECTIONS
 from train.prompts import Prompt
-from train.rollouts import RolloutConfig, step_sampling, store_samples, wanted_sample
+from train.rollouts import RolloutConfig, missing_samples, step_sampling, store_samples, wanted_sample
 from verifiers import Outcome, VerifierPool, reward
 
 _log = logging.getLogger(__name__)
@@ -127,7 +127,8 @@ def _sample(
         asked = [one for one in prompts if not stored or trials[one.prompt_id].refusal(config) != "uneven_lengths"]
         indices = range(stored, stored + config.pilot_samples)
         wanted = [wanted_sample(prompt, sampler.model, identity, index) for prompt in asked for index in indices]
-        refused = store_samples(root, sampler, pool, wanted, sampling, "pilot", stop=stop)
+        missing = missing_samples(root, wanted)
+        refused = store_samples(root, sampler, pool, missing, sampling, "pilot", stop=stop)
         if stop.is_set():
             raise UserError(
                 f"rl was told to stop in its pilot; what was sampled is stored in `{root}`",

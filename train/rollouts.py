@@ -241,19 +241,18 @@ def store_samples(
     root: Path,
     sampler: Sampler,
     pool: VerifierPool,
-    wanted: Sequence[Wanted],
+    missing: Sequence[Wanted],
     sampling: SamplingConfig,
     source: str,
     *,
     stop: threading.Event | None = None,
     judged_by: str = "",
 ) -> list[Refusal]:
-    """Take those of the `wanted` samples that `root` does not hold, and store them there, file by file.
+    """Take the `missing_samples` of `root` and store them there, file by file.
 
     Returns what the sampler refused. If told to `stop`, what was taken by then is stored. `judged_by` as in
     `write_samples`.
     """
-    missing = missing_samples(root, wanted)
     taken: list[Sample] = []
     refused: list[Refusal] = []
     number, stored_at = len(parquet.table_files(root, "verdicts")), time.monotonic()

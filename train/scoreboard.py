@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.runner import write_text
+from train import pictures
 from train.results import EvalResult, percent
 from train.staircase import compare
 from train.statistics import Comparison
@@ -20,7 +21,7 @@ _log = logging.getLogger(__name__)
 _MAY_DIFFER = {"samples", "runs", "seed", "engine", "server_url", "max_model_len"}
 """Settings that say how often and by what a model is asked, not what."""
 
-_INK, _GREY, _BLUE, _ORANGE = "#222222", "#8a8a8a", "#0072B2", "#D55E00"
+_GREY, _ORANGE = "#8a8a8a", "#D55E00"
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,7 @@ def draw_results(results: Sequence[EvalResult], path: Path, others: Sequence[Eva
 
     `others` are another model's results on the same benchmarks, drawn below each in grey.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context({"svg.hashsalt": "tracemill", "svg.fonttype": "none", "font.size": 10, "text.color": _INK}):
-        figure = Figure(figsize=(8, 1.7 + 0.75 * len(results)), layout="constrained", facecolor="white")
+    with pictures.picture(path, 8, 1.7 + 0.75 * len(results)) as figure:
         axes = figure.add_subplot()
         for place, result in enumerate(results):
             _draw_result(axes, result, place, labelled=place == 0)
@@ -82,16 +79,12 @@ def draw_results(results: Sequence[EvalResult], path: Path, others: Sequence[Eva
             name = f"{_name(other)}, pass@1" if place == 0 else None
             _draw_interval(axes, other, place + 0.28, _GREY, name)
         _label(axes, results)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        paths = [path.with_suffix(".png"), path.with_suffix(".svg")]
-        figure.savefig(paths[0], dpi=160, metadata={"Software": None})
-        figure.savefig(paths[1], metadata={"Date": None})
-    return paths
+    return pictures.files(path)
 
 
 def _draw_result(axes: "Axes", result: EvalResult, place: int, *, labelled: bool) -> None:
     """pass@1 over its interval; the consensus and pass@k of all samples as marks beside it."""
-    _draw_interval(axes, result, place, _BLUE, "pass@1, 95 % interval" if labelled else None)
+    _draw_interval(axes, result, place, pictures.BLUE, "pass@1, 95 % interval" if labelled else None)
     axes.annotate(
         f"{100 * result.pass_at[1].mean:.1f} %",
         (100 * result.pass_at[1].mean, place),
@@ -120,11 +113,7 @@ def _label(axes: "Axes", results: Sequence[EvalResult]) -> None:
     axes.set_ylim(len(results) - 0.4, -0.6)
     axes.set_xlim(-2, 102)
     axes.set_xlabel("problems solved, %")
-    axes.tick_params(length=0)
-    axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "bottom", "left"):
-        axes.spines[side].set_visible(False)
+    pictures.bare(axes, "x")
     axes.set_title(_name(results[0]), loc="left", fontsize=12, fontweight="bold", pad=24)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=4, frameon=False, fontsize=9, handletextpad=0.3)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.errors import UserError
 from pipelines.tables import STAGES
+from train import pictures
 from train.results import EvalResult, percent
 from train.statistics import Comparison, paired_comparison
 
@@ -21,7 +22,7 @@ STEPS = ("base", *STAGES)
 
 _TITLES = {"base": "Base", "midtrain": "Mid-training", "sft": "SFT", "dpo": "Rollout DPO", "rl": "RL"}
 # Okabe and Ito's palette, told apart by every kind of colour vision; the words say it as well.
-_INK, _GREY, _BLUE, _SKY = "#222222", "#8a8a8a", "#0072B2", "#56B4E9"
+_GREY, _SKY = "#8a8a8a", "#56B4E9"
 _COLOURS = {"helps": "#007a5a", "hurts": "#D55E00", "no gain": "#6f6f6f"}
 
 
@@ -110,20 +111,12 @@ def _seconds(stage: Path) -> float | None:
 
 def draw_staircase(steps: Sequence[Step], path: Path) -> list[Path]:
     """The steps drawn as a staircase, to `path` with the suffixes `.png` and `.svg`; returns both."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context({"svg.hashsalt": "tracemill", "svg.fonttype": "none", "font.size": 10, "text.color": _INK}):
-        figure = Figure(figsize=(max(7.5, 1.4 + 1.55 * len(steps)), 4.8), layout="constrained", facecolor="white")
+    with pictures.picture(path, max(7.5, 1.4 + 1.55 * len(steps)), 4.8) as figure:
         axes = figure.add_subplot()
         _draw_treads(axes, steps)
         _draw_changes(axes, steps)
         _label(axes, steps)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        paths = [path.with_suffix(".png"), path.with_suffix(".svg")]
-        figure.savefig(paths[0], dpi=160, metadata={"Software": None})
-        figure.savefig(paths[1], metadata={"Date": None})
-    return paths
+    return pictures.files(path)
 
 
 def _draw_treads(axes: "Axes", steps: Sequence[Step]) -> None:
@@ -132,10 +125,10 @@ def _draw_treads(axes: "Axes", steps: Sequence[Step]) -> None:
         one = step.result.pass_at[1]
         left, right = place - 0.5, place + 0.5
         axes.fill_between([left, right], 100 * one.low, 100 * one.high, color=_SKY, alpha=0.35, linewidth=0)
-        axes.plot([left, right], [100 * one.mean] * 2, color=_BLUE, linewidth=3, solid_capstyle="butt")
+        axes.plot([left, right], [100 * one.mean] * 2, color=pictures.BLUE, linewidth=3, solid_capstyle="butt")
         if place:
             before = 100 * steps[place - 1].result.pass_at[1].mean
-            axes.plot([left, left], [before, 100 * one.mean], color=_BLUE, linewidth=1)
+            axes.plot([left, left], [before, 100 * one.mean], color=pictures.BLUE, linewidth=1)
         largest = max(step.result.pass_at)
         if largest > 1:
             ceiling = 100 * step.result.pass_at[largest].mean
@@ -180,11 +173,7 @@ def _label(axes: "Axes", steps: Sequence[Step]) -> None:
     axes.set_ylabel("problems solved, %")
     names = [f"{_TITLES[step.name]}\n{duration(step.seconds) if step.seconds else ' '}" for step in steps]
     axes.set_xticks(range(len(steps)), names)
-    axes.tick_params(length=0)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "bottom", "left"):
-        axes.spines[side].set_visible(False)
+    pictures.bare(axes, "y")
     ceiling = f"; dashed: pass@{largest}" if largest > 1 else ""
     axes.set_title(
         f"{first.benchmark}: {first.num_problems} problems × {first.num_samples} samples\n",

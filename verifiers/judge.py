@@ -85,7 +85,7 @@ def judge_prompt(case: Case) -> str:
         problem = "\n".join([problem, *(f"{letter}. {option}" for letter, option in options.items())])
         letter = gold_letter(case.question)
         reference = f"{letter}. {options[letter]}" if letter in options else reference
-    return _PROMPT.format(problem=_shown(problem), reference=_shown(reference), answer=_shown(case.verdict.extracted))
+    return _PROMPT.format(problem=shown(problem), reference=shown(reference), answer=shown(case.verdict.extracted))
 
 
 def cache_key(*parts: str) -> str:
@@ -99,7 +99,8 @@ def says_same(reply: str | None) -> bool | None:
     return None if match is None else match.group(1) == "SAME"
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """The beginning of a text as a prompt may show it: markers inside it are defused."""
     return text[:_MAX_CHARS].replace("<<<", "< < <").replace(">>>", "> > >")
 
 

@@ -72,11 +72,7 @@ class AnnotateReport(Outcome):
             return [f"nothing to do, {self.kept} files are fresh"]
         lines = [f"{self.made} files made, {self.kept} kept, {self.rows:,} rows in {self.seconds:.1f} s"]
         if self.judge is not None:
-            counts = self.judge.counts
-            lines.append(
-                f"judge {self.judge.name}: {counts.asked:,} problems asked about, {counts.remembered:,} remembered; "
-                f"{counts.unreadable:,} replies in no readable form, {counts.refused:,} refused"
-            )
+            lines.append(self.judge.counts.words(self.judge.name, "problems"))
         return lines
 
 

@@ -87,12 +87,7 @@ class VerifyReport(Outcome):
         lines = [f"{self.made} files made, {self.kept} kept, {self.rows:,} rows in {self.seconds:.1f} s"]
         lines.append(", ".join(f"{verdict} {count:,}" for verdict, count in self.verdicts.items() if count))
         if self.judge is not None:
-            asked = self.judged
-            lines.append(
-                f"judge {self.judge}: {asked.asked:,} answers asked about, {asked.remembered:,} remembered; "
-                f"{self.rescued:,} rollouts rescued, {asked.unreadable:,} replies in no readable form, "
-                f"{asked.refused:,} refused"
-            )
+            lines.append(self.judged.words(self.judge, "answers", f"{self.rescued:,} rollouts rescued"))
         return lines
 
 

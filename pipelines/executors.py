@@ -164,7 +164,7 @@ def _run_part(
             environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
             if gpus:
                 place = stack.enter_context(free_place(Path(work["root"]) / ".executor", at_once))
-                environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(place * gpus + device) for device in range(gpus))
+                environment["CUDA_VISIBLE_DEVICES"] = devices_of(place, gpus, environment.get("CUDA_VISIBLE_DEVICES"))
         # Ray and local tasks work under the lock of the command that waits for them.
         order = json.dumps({**work, "part": (rank, world_size), "lock": executor == "slurm"})
         shown = (stage, f"{rank}/{world_size}", work["root"])  # for who looks at the list of processes
@@ -202,6 +202,16 @@ def free_place(folder: Path, number: int) -> Iterator[int]:
                 continue
             yield place
             return
+
+
+def devices_of(place: int, number: int, visible: str | None) -> str:
+    """The `number` devices of a place, as CUDA_VISIBLE_DEVICES names them.
+
+    They are among the `visible` ones, where these are restricted already: on a shared machine others are not ours.
+    """
+    wanted = range(place * number, (place + 1) * number)
+    names = visible.split(",") if visible else None
+    return ",".join(names[device].strip() if names else str(device) for device in wanted)
 
 
 def _work() -> None:

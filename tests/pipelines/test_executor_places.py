@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.config import Config
 from pipelines.errors import UserError
-from pipelines.executors import SpreadConfig, free_place, spread
+from pipelines.executors import SpreadConfig, devices_of, free_place, spread
 
 
 def test_places_are_given_once_and_again_when_they_are_free(tmp_path: Path) -> None:
@@ -50,6 +50,14 @@ def test_a_killed_task_holds_no_place(tmp_path: Path) -> None:
 def test_an_error_within_is_not_taken_for_a_place_that_is_held(tmp_path: Path) -> None:
     with pytest.raises(BlockingIOError), free_place(tmp_path, 1):
         raise BlockingIOError
+
+
+@pytest.mark.parametrize(
+    ("visible", "devices"),
+    [(None, "2,3"), ("4,5,6,7", "6,7"), ("GPU-a, GPU-b, GPU-c, GPU-d", "GPU-c,GPU-d")],
+)
+def test_a_place_has_devices_among_those_that_are_visible(visible: str | None, devices: str) -> None:
+    assert devices_of(1, 2, visible) == devices
 
 
 def test_more_tasks_at_a_time_than_devices_are_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ mkdir -p "$demo"
 step() { printf '\n== %s (%s s)\n' "$1" "$(($(date +%s) - started))"; }
 
 # The recipe was tried out on problems of seeds 1 to 3; these are others.
-step "problems: 1,000 held out, 3,000 for traces, 1,200 for RL alone"
-[ -f "$demo/heldout.jsonl" ] || curate problems "$demo/heldout.jsonl" --count 1000 --levels 2,3,4 --seed 11
+step "problems: 1,500 held out, 3,000 for traces, 1,200 for RL alone"
+[ -f "$demo/heldout.jsonl" ] || curate problems "$demo/heldout.jsonl" --count 1500 --levels 2,3,4 --seed 11
 [ -f "$demo/problems.jsonl" ] ||
     curate problems "$demo/problems.jsonl" --count 3000 --levels 2,3,4 --seed 12 --exclude "$demo/heldout.jsonl"
 [ -f "$demo/rl-problems.jsonl" ] ||

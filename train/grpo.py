@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from train.model import default_device, load_model, load_tokenizer
 from train.monitors import Finding, Monitor, MonitorConfig, Watch
 from train.optim import Schedule, learning_rate_at, make_optimizer
 from train.pilot import PilotConfig, pilot
-from train.policy_sampler import PolicySamplerConfig, Refresh, open_policy_sampler
+from train.policy_sampler import Current, PolicySamplerConfig, open_policy_sampler
 from train.prompts import Prompt, load_prompts, write_prompts
 from train.rollouts import StepRollouts, sample_step, step_sampling, write_rewards, write_samples
 from train.step_report import describe, mastered, without_signal
@@ -136,6 +136,8 @@ def _open(
             "`rl.one_step_off` trains on rollouts of older weights, which nothing would mend",
             hint="another `rl.importance` than `none`",
         )
+    if config.one_step_off and config.sleep:
+        raise UserError("with `rl.one_step_off` the sampler never rests", hint="leave out `rl.sleep`")
     stop = stack.enter_context(stop_signal())
     prompts, tokenizer = load_prompts(shards), load_tokenizer(model)
     policy = load_model(model, max_length=config.max_length, device=device)
@@ -144,19 +146,18 @@ def _open(
     optimizer = make_optimizer(policy, config.learning_rate)
     first_step, extra = checkpoint.resume(out, policy, optimizer)
     ahead = Ahead(policy, out, first_step) if config.one_step_off else None
-    refresh: Refresh | None = None
+    current: Current = nullcontext
     if sampler is None:
         sampled = policy if ahead is None else ahead.lagging
-        sampler, refresh = open_policy_sampler(
+        sampler, current = open_policy_sampler(
             config, model, sampled, tokenizer, max_length=config.max_length, precision=config.precision, out=out
         )
         stack.callback(sampler.close)
     pool = stack.enter_context(VerifierPool())
     if config.pilot:
         write_prompts(out / "pilot", shards, prompts)
-        if refresh is not None:
-            refresh()
-        prompts = pilot(sampler, pool, prompts, config, out, stop)
+        with current():
+            prompts = pilot(sampler, pool, prompts, config, out, stop)
     if config.curriculum and all(prompt.pass_rate is None for prompt in prompts):
         raise UserError(
             "`rl.curriculum` goes by the pass rates of prompts, and none of them has one",
@@ -165,7 +166,7 @@ def _open(
     write_prompts(out, shards, prompts)
     if ahead is not None:
         stack.callback(ahead.close, stop)
-    ask = _asker(config, sampler, refresh, pool, prompts, stop)
+    ask = _asker(config, sampler, current, pool, prompts, stop)
     cursor = extra.get("cursor", 0)
     name = sampler.model
     run = Run(config, lineage, out, policy, reference, optimizer, tokenizer, name, ask, ahead, stop, cursor)
@@ -175,7 +176,7 @@ def _open(
 def _asker(
     config: RlConfig,
     sampler: Sampler,
-    refresh: Refresh | None,
+    current: Current,
     pool: VerifierPool,
     prompts: Sequence[Prompt],
     stop: threading.Event,
@@ -183,10 +184,9 @@ def _asker(
     """A function that samples a step from the weights of the moment."""
 
     def ask(step: int, cursor: int) -> StepRollouts | None:
-        if refresh is not None:
-            refresh()
-        temperature = config.temperature(step)
-        return sample_step(sampler, pool, prompts, config, step=step, cursor=cursor, temperature=temperature, stop=stop)
+        temperature, place = config.temperature(step), {"step": step, "cursor": cursor}
+        with current():
+            return sample_step(sampler, pool, prompts, config, **place, temperature=temperature, stop=stop)
 
     return ask
 

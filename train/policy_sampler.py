@@ -1,6 +1,7 @@
 """What samples from the policy while it is trained, and how it is given the policy's weights of the moment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -20,8 +21,8 @@ from pipelines.sampling import Sampler
 from train.model import named_weights
 from train.optim import Precision
 
-Refresh = Callable[[], None]
-"""Gives the sampler the policy's weights of the moment."""
+Current = Callable[[], AbstractContextManager[None]]
+"""Gives the sampler the policy's weights of the moment, to sample from within the block."""
 _NAME = "policy"
 _ROWS = 256
 
@@ -34,6 +35,8 @@ class PolicySamplerConfig(Config):
     is a server with processes and accelerators of its own."""
     gpu_memory: float = Field(0.4, gt=0, lt=1)
     """Share of the accelerator's memory that vLLM takes; 0.9 where it has accelerators to itself."""
+    sleep: bool = False
+    """Let vLLM in this process free its share while the policy is trained; `gpu_memory` can then be nearly all."""
     sampler_devices: str = ""
     """Accelerators of our own `vllm serve`, as CUDA_VISIBLE_DEVICES names them; empty: those of the trainer."""
     tensor_parallel: int = Field(1, ge=1)
@@ -58,11 +61,11 @@ def open_policy_sampler(
     max_length: int,
     precision: Precision,
     out: Path = Path(),
-) -> tuple[Sampler, Refresh | None]:
-    """A sampler of the policy, which began as `model`, and what to call before each step.
+) -> tuple[Sampler, Current]:
+    """A sampler of the policy, which began as `model`, and the block within which it is to be used.
 
-    The latter is None where the sampler is the policy itself. `max_length` is that of prompt and completion
-    together, in tokens. Below `out` a server's log and weights on their way are kept.
+    `max_length` is that of prompt and completion together, in tokens. Below `out` a server's log and weights on
+    their way are kept.
     """
     engine = config.engine
     if engine == "vllm-serve" or config.server_url:
@@ -75,7 +78,7 @@ def open_policy_sampler(
 
         dtype = "bfloat16" if precision == "bf16" else "float32"
         live = TransformersSampler.from_model(policy, tokenizer, _NAME, dtype=dtype, max_model_len=max_length)
-        return live, None
+        return live, nullcontext
     from pipelines.samplers.vllm import VllmSampler
 
     vllm = VllmSampler(
@@ -84,8 +87,17 @@ def open_policy_sampler(
         max_model_len=max_length,
         gpu_memory=config.gpu_memory,
         in_process=True,  # weights are replaced in place
+        sleeps=config.sleep,
     )
-    return vllm, lambda: vllm.update_weights(named_weights(policy))
+
+    @contextmanager
+    def current() -> Iterator[None]:
+        vllm.update_weights(named_weights(policy))
+        yield
+        if config.sleep:
+            vllm.sleep()
+
+    return vllm, current
 
 
 def _served(
@@ -96,7 +108,7 @@ def _served(
     max_length: int,
     precision: Precision,
     out: Path,
-) -> tuple[Sampler, Refresh]:
+) -> tuple[Sampler, Current]:
     """A sampler of a vLLM server, somebody else's or our own, and what gives it weights."""
     server, served_name = _server(config, source, max_length, out / "logs")
     weights = PolicyServer(server, config.weights_dir or out / "weights", served_name)
@@ -104,7 +116,13 @@ def _served(
     sampler = ServerSampler(_NAME, weights, wire=wire, concurrency=2 * _ROWS * config.data_parallel)
     sampler.check_model()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    return sampler, lambda: weights.update(named_weights(policy), dtype)
+
+    @contextmanager
+    def current() -> Iterator[None]:
+        weights.update(named_weights(policy), dtype)
+        yield
+
+    return sampler, current
 
 
 def _server(config: PolicySamplerConfig, source: str, max_length: int, log_dir: Path) -> tuple[Server, str]:

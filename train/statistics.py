@@ -41,10 +41,13 @@ class Comparison:
 
     @property
     def words(self) -> str:
-        """`helps` or `hurts` where the interval leaves zero out, else `no gain`."""
-        if self.difference.low > 0:
-            return "helps"
-        return "hurts" if self.difference.high < 0 else "no gain"
+        """`helps` or `hurts` where interval and p-value both leave zero out, else `no gain`.
+
+        They differ where problems are few: of five, no difference at all has a p-value below 0.05.
+        """
+        if self.p_value >= 1 - LEVEL or self.difference.low <= 0 <= self.difference.high:
+            return "no gain"
+        return "helps" if self.difference.low > 0 else "hurts"
 
 
 def pass_at_k(num_samples_P: Integers, num_correct_P: Integers, k: int) -> Floats:

@@ -92,8 +92,10 @@ class PolicyServer:
             self._has_them = False
             self._updates += 1
             _write(self._path, named_tensors, dtype, self.version)
-            for old in set(self._folder.glob("policy-*.safetensors")) - {self._path}:
-                old.unlink()
+            # Of updates before, and what a kill has left of one.
+            for pattern in ("policy-*.safetensors", ".policy-*.partial"):
+                for old in set(self._folder.glob(pattern)) - {self._path}:
+                    old.unlink()
             self._bring_up()
 
     def restart(self) -> None:
@@ -133,6 +135,10 @@ class PolicyServer:
                         hint="see to the server; the same command goes on from the last checkpoint",
                     ) from None
                 time.sleep(_TRY_EVERY_S)
+            except (LookupError, TypeError) as error:
+                raise UserError(
+                    f"{self.url} does not answer as vLLM 0.32 does: {type(error).__name__}: {error}", hint=_HINT
+                ) from None
             else:
                 self._has_them = True
                 return

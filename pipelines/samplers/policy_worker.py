@@ -65,14 +65,20 @@ class Guard:
     """Asks for the key on every path: vLLM's own lock leaves those open that replace the weights."""
 
     def __init__(self, app: Any) -> None:
+        key = os.environ.get("VLLM_API_KEY")
+        if not key:
+            raise ValueError("a server whose weights can be replaced needs a key: set VLLM_API_KEY")
         self._app = app
-        self._expected = f"Bearer {os.environ.get('VLLM_API_KEY', '')}".encode()
+        self._expected = f"Bearer {key}".encode()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass a request on, or answer 401."""
+        """Pass a request on, or answer 401; a socket without the key is closed."""
         given = dict(scope.get("headers", ())).get(b"authorization", b"")
-        if scope["type"] != "http" or secrets.compare_digest(given, self._expected):
+        if scope["type"] == "lifespan" or secrets.compare_digest(given, self._expected):
             await self._app(scope, receive, send)
+            return
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
             return
         await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})

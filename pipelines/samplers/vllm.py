@@ -38,11 +38,12 @@ class VllmSampler:
         tensor_parallel: int = 1,
         gpu_memory: float = 0.9,
         in_process: bool = False,
+        sleeps: bool = False,
     ) -> None:
         """Load the model folder or hub id `source`; `max_rows` sequences run at once.
 
         `in_process` keeps the engine's core in this process, which `update_weights` needs; on a CPU it
-        always is, since a process of its own only costs there.
+        always is, since a process of its own only costs there. `sleeps` prepares the engine for `sleep`.
         """
         self.model = model
         self._on_cpu = _on_cpu()
@@ -60,6 +61,9 @@ class VllmSampler:
             gpu_memory=gpu_memory,
         )
         self._max_model_len = int(settings["max_model_len"])
+        if sleeps and not self._on_cpu:
+            settings["enable_sleep_mode"] = True
+        self._asleep = False
         self._chat = load_chat_format(source)
         self._max_rows = max_rows
         with nullcontext() if self._in_process else deaf_to_interrupts():
@@ -98,12 +102,30 @@ class VllmSampler:
                 self._engine.abort_request(list(running))
 
     def update_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Put new weights (checkpoint names) in place and forget what was cached under the old ones."""
+        """Put new weights (checkpoint names) in place and forget what was cached under the old ones.
+
+        An engine that sleeps is woken: first the place of its weights, then, when they are there, that of its cache.
+        """
         assert self._in_process, "weights can be replaced in an in-process engine only"
+        if self._asleep:
+            torch.accelerator.empty_cache()  # what the trainer keeps for its next tensors
+            self._engine.wake_up(["weights"])
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named_tensors)})
         if self._on_cpu:
             self._engine.apply_model(repack_head)
+        if self._asleep:
+            assert self._engine.wake_up(["kv_cache"]), "all that slept is awake"
+            self._asleep = False
         assert self._engine.reset_prefix_cache(), "weights were replaced while requests were running"
+
+    def sleep(self) -> None:
+        """Free the accelerator's memory, weights and cache, until `update_weights`; requests still running are dropped.
+
+        On a CPU the engine stops and starts all the same, and nothing is freed.
+        """
+        assert self._in_process, "weights can be replaced in an in-process engine only"
+        self._engine.sleep(level=2)
+        self._asleep = True
 
     def close(self) -> None:
         """Stop the engine and free its memory."""

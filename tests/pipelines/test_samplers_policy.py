@@ -52,6 +52,9 @@ def tokens(sampler: ServerSampler, count: int) -> list[int]:
 
 
 def test_each_update_is_sampled_from_and_only_its_file_stays(source: str, tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    for left in ("policy-0a-3.safetensors", ".policy-0a-4.safetensors.77.partial"):  # by a run that was killed
+        (tmp_path / "weights" / left).write_bytes(b"")
     with served(source, tmp_path / "weights") as (sampler, weights, stub):
         for update in (1, 2, 3):
             weights.update(WEIGHTS.items(), torch.bfloat16)
@@ -123,6 +126,8 @@ def test_what_is_asked_is_spelled_out_and_a_prompt_that_does_not_fit_is_refused(
         ({"pause": 401}, "refuses the key"),
         ({"collective_rpc": 400}, "/collective_rpc refuses: "),
         ({"collective_rpc": 500}, "has taken no weights for 0 s: http_500"),
+        ({"collective_rpc": 200}, "does not answer as vLLM 0.32 does: KeyError: 'results'"),
+        ({"inference/v1/generate": 200}, "does not answer as vLLM 0.32 does: KeyError: 'choices'"),
     ],
 )
 def test_a_server_that_was_started_otherwise_is_one_sentence(
@@ -188,10 +193,26 @@ def test_the_guard_asks_for_the_key_on_every_path(monkeypatch: pytest.MonkeyPatc
         passed.append(str(scope["path"]))
 
     async def send(message: dict[str, int]) -> None:
-        sent.append(message.get("status", 0))
+        sent.append(message.get("status") or message.get("code", 0))
 
-    for headers in ([], [(b"authorization", b"Bearer wrong")], [(b"authorization", b"Bearer secret")]):
-        asked = Guard(app)({"type": "http", "path": "/collective_rpc", "headers": headers}, None, send)
+    right = [(b"authorization", b"Bearer secret")]
+    for kind, headers in (
+        ("http", []),
+        ("http", [(b"authorization", b"Bearer wrong")]),
+        ("http", [(b"authorization", b"Bearer ")]),
+        ("http", right),
+        ("websocket", []),
+        ("websocket", right),
+        ("lifespan", []),
+    ):
+        asked = Guard(app)({"type": kind, "path": f"/{kind}", "headers": headers}, None, send)
         with pytest.raises(StopIteration):
             asked.send(None)
-    assert (passed, sent) == (["/collective_rpc"], [401, 0, 401, 0])
+    assert passed == ["/http", "/websocket", "/lifespan"]
+    assert sent == [401, 0, 401, 0, 401, 0, 1008]
+
+
+def test_the_guard_does_not_stand_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "")
+    with pytest.raises(ValueError, match="set VLLM_API_KEY"):
+        Guard(None)

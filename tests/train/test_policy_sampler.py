@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pipelines.errors import UserError
 from pipelines.models import resolve_model
 from pipelines.samplers.server import ServerSampler
 from pipelines.samplers.transformers import TransformersSampler
-from pipelines.samplers.vllm import died_in_one_sentence
+from pipelines.samplers.vllm import VllmSampler, died_in_one_sentence
 from pipelines.sampling import Completion, Request, Sampler, SamplingConfig
 from train.model import load_model, load_tokenizer
 from train.policy_sampler import PolicySamplerConfig, open_policy_sampler
@@ -39,20 +40,19 @@ class Trained:
         self.reference = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
         self.tokenizer = load_tokenizer(MODEL)
         self.steps = 0
-        self.sampler, self.refresh = open_policy_sampler(
+        self.sampler, self.current = open_policy_sampler(
             config, "pocket", self.policy, self.tokenizer, max_length=CONTEXT, precision="fp32", out=out
         )
 
-    def step(self) -> None:
-        """Move the weights far enough to be told from those before, and refresh the sampler."""
+    def step(self) -> AbstractContextManager[None]:
+        """Move the weights far enough to be told from those before; within the block the sampler has them."""
         self.steps += 1
         generator = torch.manual_seed(self.steps)
         with torch.no_grad():
             for parameter in self.policy.parameters():
                 parameter += 0.1 * parameter.std() * torch.randn(parameter.shape, generator=generator)
         self.reference.load_state_dict(self.policy.state_dict())
-        assert self.refresh is not None
-        self.refresh()
+        return self.current()
 
     def assert_sampled_from(self, completions: list[Completion]) -> None:
         """Mean |delta logprob| of what was sampled under 1e-3 nats."""
@@ -83,7 +83,9 @@ def completions(sampler: Sampler, asked: list[Request], config: SamplingConfig =
 
 @pytest.fixture(scope="module", params=["vllm", "vllm-serve"])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
-    trained = Trained(PolicySamplerConfig(engine=request.param), tmp_path_factory.mktemp("run"))
+    # Asleep between steps, and awake after a step that failed.
+    config = PolicySamplerConfig(engine=request.param, sleep=request.param == "vllm")
+    trained = Trained(config, tmp_path_factory.mktemp("run"))
     yield trained
     trained.sampler.close()
 
@@ -92,18 +94,19 @@ def test_after_each_update_the_sampler_is_the_policy(trained: Trained) -> None:
     updates = 3 if isinstance(trained.sampler, ServerSampler) else 10
     before: dict[str, tuple[int, ...]] = {}
     for _ in range(updates):
-        trained.step()
-        expected = trained.greedy()
-        assert expected != before, "the update is one that can be seen"
-        got = {each.id: each.token_ids for each in completions(trained.sampler, requests(4), GREEDY)}
-        assert got == expected
-        trained.assert_sampled_from(completions(trained.sampler, requests(8)))
-        before = expected
+        with trained.step():
+            expected = trained.greedy()
+            assert expected != before, "the update is one that can be seen"
+            got = {each.id: each.token_ids for each in completions(trained.sampler, requests(4), GREEDY)}
+            assert got == expected
+            trained.assert_sampled_from(completions(trained.sampler, requests(8)))
+            before = expected
+        if isinstance(trained.sampler, VllmSampler):
+            assert trained.sampler._engine.is_sleeping()
 
 
 def test_a_consumer_that_fails_leaves_no_request_running(trained: Trained) -> None:
-    trained.step()
-    with pytest.raises(ArithmeticError):
+    with pytest.raises(ArithmeticError), trained.step():
         fail_at_the_first(trained.sampler)
     deadline = time.monotonic() + 60
     while num_running(trained.sampler):
@@ -129,7 +132,6 @@ def test_a_server_that_is_killed_in_the_middle_of_a_step_comes_back_as_the_polic
     trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In process there is nothing to come back: the run ends, and is resumed from its checkpoint."""
-    trained.step()
     if not isinstance(trained.sampler, ServerSampler):
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -139,12 +141,13 @@ def test_a_server_that_is_killed_in_the_middle_of_a_step_comes_back_as_the_polic
         return
     watched: Any = trained.sampler._server._server
     results = {}
-    for result in trained.sampler.sample(requests(40), LONG, logprobs=True):
-        if not results:
-            os.kill(watched._group, signal.SIGKILL)
-        assert isinstance(result, Completion)
-        assert result.id not in results
-        results[result.id] = result
+    with trained.step():
+        for result in trained.sampler.sample(requests(40), LONG, logprobs=True):
+            if not results:
+                os.kill(watched._group, signal.SIGKILL)
+            assert isinstance(result, Completion)
+            assert result.id not in results
+            results[result.id] = result
     assert len(results) == 40
     trained.assert_sampled_from(list(results.values()))
     assert "was killed by SIGKILL" in capsys.readouterr().err

@@ -186,6 +186,13 @@ def test_a_comparison_of_equals_says_so():
     assert comparison.words == "no gain"
 
 
+def test_five_problems_decide_nothing():
+    comparison = paired_comparison(np.zeros(5), np.full(5, 0.5), seed=0)
+    assert comparison.difference.low > 0
+    assert comparison.words == "no gain", "their signs agree by chance in one of sixteen"
+    assert paired_comparison(np.zeros(8), np.full(8, 0.5), seed=0).words == "helps"
+
+
 def test_p_value_equals_the_exact_permutation_test():
     first = np.zeros(6)
     second = np.array([1.0, 1.0, 1.0, 1.0, 0.5, -0.5])

@@ -33,6 +33,7 @@ STAGES = (
     "annotate",
     "split",
     "build_dpo_pairs hardest",
+    "build_dpo_pairs one-to-one",
     "build_dpo_pairs",
     "card",
 )

@@ -276,7 +276,7 @@ def split(
 @app.command("build-dpo-pairs")
 def build_dpo_pairs(
     root: Root = Path("out"),
-    strategy: Annotated[str | None, typer.Option(help="one-to-one, all-products, hardest or length-matched.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="length-matched, one-to-one, all-products or hardest.")] = None,
     recipe: RecipeFile = None,
     overrides: Overrides = None,
     replace: Replace = False,

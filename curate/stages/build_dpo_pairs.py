@@ -39,10 +39,10 @@ class BuildDpoPairsConfig(Config):
     instruction: str = "mathematics"
     """Key of `INSTRUCTIONS`: what the user's turn asks. The one the rollouts were sampled with."""
     seed: int = 0
-    strategy: Strategy = "one-to-one"
-    """one-to-one: each trace once, at random. all-products: every right with every wrong one.
-    hardest: each right one with the wrong one whose text is nearest. length-matched: each trace
-    once, pairs of the nearest lengths first."""
+    strategy: Strategy = "length-matched"
+    """length-matched: each trace once, pairs of the nearest lengths first. one-to-one: each trace once, at
+    random. all-products: every right with every wrong one. hardest: each right one with the wrong one whose
+    text is nearest."""
     pairs_per_problem: int = Field(4, ge=1)
     traces_per_side: int = Field(16, ge=1)
     """Right, and wrong, traces of one problem that are considered."""

@@ -37,8 +37,8 @@ class RolloutConfig(Config):
     """Rollouts of a prompt in its first round."""
     max_group_size: int = Field(32, ge=2)
     """A group without a correct rollout is doubled up to this; `group_size` turns it off."""
-    max_rounds: int = Field(4, ge=1)
-    """Rounds of sampling in one step; the update then takes the groups there are."""
+    max_rounds: int = Field(10, ge=1)
+    """Rounds of sampling in one step, to fill the update; after the last it takes the groups there are."""
     rebalance: bool = True
     """Train on every correct rollout and as many incorrect ones."""
     max_pass_rate: float = Field(0.5, gt=0, le=1)

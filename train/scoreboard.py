@@ -108,7 +108,7 @@ def _draw_interval(axes: "Axes", result: EvalResult, height: float, colour: str,
 
 def _label(axes: "Axes", results: Sequence[EvalResult]) -> None:
     """Names, scale and legend."""
-    names = [f"{result.benchmark}\n{result.num_problems} × {result.num_samples}" for result in results]
+    names = [f"{result.benchmark}\n{result.num_problems:,} × {result.num_samples}" for result in results]
     axes.set_yticks(range(len(results)), names)
     axes.set_ylim(len(results) - 0.4, -0.6)
     axes.set_xlim(-2, 102)

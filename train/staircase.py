@@ -176,7 +176,7 @@ def _label(axes: "Axes", steps: Sequence[Step]) -> None:
     pictures.bare(axes, "y")
     ceiling = f"; dashed: pass@{largest}" if largest > 1 else ""
     axes.set_title(
-        f"{first.benchmark}: {first.num_problems} problems × {first.num_samples} samples\n",
+        f"{first.benchmark}: {first.num_problems:,} problems × {first.num_samples} samples\n",
         loc="left",
         fontsize=12,
         fontweight="bold",

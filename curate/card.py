@@ -22,6 +22,7 @@ from curate.pipeline import STEPS
 from curate.problem_labels import CLASSIFIER
 from curate.stats import Row
 from pipelines import __version__, runner
+from pipelines.benchmarks import benchmark_name
 from pipelines.errors import UserError
 from pipelines.runner import Stage
 from pipelines.tables import TABLES
@@ -159,7 +160,7 @@ def card_text(
         "recipe": _recipe({stage: entry["config"] for stage, entry in manifest.items() if stage != "import"}),
         "against": _against(manifest),
         "recall": [
-            {**{name: row[name] for name in _RECALL}, "benchmark": _benchmark_name(str(row["benchmark"]))}
+            {**{name: row[name] for name in _RECALL}, "benchmark": benchmark_name(str(row["benchmark"]))}
             for row in _kept_recall(stages)["rows"]
         ],
         "location": "PATH",
@@ -250,14 +251,8 @@ def _against(manifest: Mapping[str, Any]) -> str | None:
     """The benchmarks that problems were searched for; None where they were not."""
     if "decontaminate" not in manifest:
         return None
-    names = (_benchmark_name(str(name)) for name in manifest["decontaminate"]["config"]["against"])
+    names = (benchmark_name(str(name)) for name in manifest["decontaminate"]["config"]["against"])
     return ", ".join(markdown.escaped(name) for name in names)
-
-
-def _benchmark_name(name_or_file: str) -> str:
-    """The name that a benchmark's problems carry: `math500` of `math500=FILE`, `heldout` of `some/heldout.jsonl`."""
-    name, equals, _ = name_or_file.partition("=")
-    return name if equals else Path(name_or_file).name.split(".")[0]
 
 
 def without_folder(text: str) -> str:

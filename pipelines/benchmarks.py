@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipelines.errors import UserError
 from pipelines.fields import BadRow
-from pipelines.foreign import SUFFIXES, ForeignRows, Unreadable, open_rows
+from pipelines.foreign import SUFFIXES, ForeignRows, Unreadable, open_rows, stem
 from pipelines.layouts import recognise
 from pipelines.rows import Problem, not_unicode, prompt_row
 from pipelines.tables import PROMPTS
@@ -52,12 +52,18 @@ def load_benchmark(name_or_file: str, *, need_answers: bool = False) -> pa.Table
     name. A registered name is looked for in the folder that TRACEMILL_BENCHMARKS names before the
     hub is asked. `UserError` for what cannot be read: a benchmark with holes is none.
     """
-    name, source = _locate(name_or_file)
+    source, name = _source(name_or_file), benchmark_name(name_or_file)
     rows = open_rows(source)
     problems: dict[str, dict[str, object]] = {}
     for number, problem in _problems(rows):
         row = prompt_row(problem, name, f"row {number}")
-        problems.setdefault(str(row["prompt_id"]), row)
+        first = problems.setdefault(str(row["prompt_id"]), row)
+        if need_answers and first["answer"] != row["answer"]:
+            raise UserError(
+                f"benchmark `{name_or_file}`, row {number}: a problem that stands above with another answer: "
+                f"{row['answer']!r}, not {first['answer']!r}",
+                hint="a problem has one reference answer: mend the file",
+            )
     unanswered = sum(row["answer"] is None for row in problems.values())
     if need_answers and unanswered:
         raise UserError(
@@ -67,19 +73,37 @@ def load_benchmark(name_or_file: str, *, need_answers: bool = False) -> pa.Table
     return pa.Table.from_pylist(list(problems.values()), schema=PROMPTS)
 
 
-def _locate(name_or_file: str) -> tuple[str, str]:
-    """The benchmark's name and what `open_rows` takes for it."""
-    name, equals, file = name_or_file.partition("=")
+def benchmark_name(name_or_file: str) -> str:
+    """What a benchmark and its folder are called: its name, the name in `NAME=FILE`, or its file's without suffix."""
+    name, equals, _ = name_or_file.partition("=")
+    if not equals or Path(name_or_file).exists():
+        name = name_or_file if name_or_file in BENCHMARKS else _file_name(name_or_file)
+    if not name or name.startswith(".") or "/" in name:
+        raise UserError(f"benchmark `{name_or_file}`: `{name}` cannot be its name", hint="name it, as in NAME=FILE")
+    return name
+
+
+def _source(name_or_file: str) -> str:
+    """What `open_rows` takes for a benchmark."""
+    _, equals, file = name_or_file.partition("=")
     if equals and not Path(name_or_file).exists():
-        return name, file
+        return file
     if name_or_file in BENCHMARKS:
-        return name_or_file, _local_copy(name_or_file) or BENCHMARKS[name_or_file].source
+        return _local_copy(name_or_file) or BENCHMARKS[name_or_file].source
     if name_or_file.startswith("hf:") or Path(name_or_file).exists():
-        return Path(name_or_file).name.split(".")[0], name_or_file
+        return name_or_file
     raise UserError(
         f"no benchmark `{name_or_file}`, and no such file",
         hint=f"name a file, NAME=FILE, or one of: {', '.join(BENCHMARKS)}",
     )
+
+
+def _file_name(source: str) -> str:
+    """What a file, a folder or a dataset of the hub is called, without the suffix of its format."""
+    if source.startswith("hf:"):
+        return source.rpartition("/")[2]
+    path = Path(source)
+    return stem(path if path.name not in ("", "..") else path.resolve())
 
 
 def _local_copy(name: str) -> str | None:

@@ -44,6 +44,7 @@ class Config(BaseModel):
 
 Recipe = dict[str, Any]
 """A parsed recipe: `name`, `steps`, and one table of settings per stage."""
+_NO_SECTIONS = ("name", "steps")
 
 
 def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
@@ -55,6 +56,9 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
             recipe = tomllib.loads(file.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"`{file}` is not a TOML file: {error}") from None
+        for name, value in recipe.items():
+            if name not in _NO_SECTIONS and not isinstance(value, dict):
+                raise UserError(f"`{file}`: `{name}` is not a section", hint=f"write [{name}] and KEY = VALUE below it")
     for override in overrides:
         key, separator, text = override.partition("=")
         stage, dot, name = key.strip().partition(".")

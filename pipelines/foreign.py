@@ -96,7 +96,7 @@ def open_rows(source: str) -> ForeignRows:
             f"`{source}` is none of {', '.join(SUFFIXES[:5])} (or .gz)", hint="convert it, e.g., to JSON lines"
         )
     _check_footer(path)
-    return ForeignRows(source, _stem(path), _digest([path], path.parent), lambda: _number(_read_file(path)))
+    return ForeignRows(source, stem(path), _digest([path], path.parent), lambda: _number(_read_file(path)))
 
 
 def _open_folder(source: str, folder: Path) -> ForeignRows:
@@ -342,8 +342,9 @@ def _suffix(path: Path) -> str | None:
     return max(fitting, key=len, default=None)
 
 
-def _stem(path: Path) -> str:
-    return path.name[: -len(_suffix(path) or "")]
+def stem(path: Path) -> str:
+    """A file's name without the suffix of its format."""
+    return path.name[: len(path.name) - len(_suffix(path) or "")]
 
 
 def _digest(files: Iterable[Path], base: Path) -> str:

@@ -65,10 +65,10 @@ class Ahead:
             os.fsync(file.fileno())
         saving.rename(self._file(step))
 
-    def forget(self, step: int) -> None:
-        """Remove what was stored for other steps than `step`."""
+    def forget(self, step: int | None = None) -> None:
+        """Remove what was stored, but for `step`."""
         for older in self._folder.glob("*.safetensors"):
-            if older != self._file(step):
+            if step is None or older != self._file(step):
                 older.unlink()
 
     def close(self, stop: threading.Event) -> None:

@@ -43,17 +43,29 @@ from train.model import named_weights
 
 @contextmanager
 def run_folder(out: Path) -> Iterator[None]:
-    """Hold `out` for this run; a disk that fills up is one sentence, whatever was being written."""
-    with locked(out) if rank() == 0 else nullcontext():
+    """Hold `out` for this run; memory or a disk that runs out is one sentence, whatever was being done."""
+    with locked(out) if rank() == 0 else nullcontext(), room(out):
         try:
             yield
-        except (OSError, SafetensorError) as error:
-            if not _is_full(error):
-                raise
+        except torch.OutOfMemoryError as error:
             raise UserError(
-                f"no room to write to `{out}`: {str(error).splitlines()[0]}",
-                hint="make room; the same command goes on from the last checkpoint, which is whole",
-            ) from None
+                f"the accelerator's memory is used up: {str(error).splitlines()[0]}",
+                hint="smaller `micro_tokens` or `max_length`; `train plan` says what a recipe needs",
+            ) from error
+
+
+@contextmanager
+def room(out: Path) -> Iterator[None]:
+    """A disk that fills up within is a `UserError`, whatever was being written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if not _is_full(error):
+            raise
+        raise UserError(
+            f"no room to write to `{out}`: {str(error).splitlines()[0]}",
+            hint="make room; the same command goes on from what is stored, which is whole",
+        ) from None
 
 
 def _is_full(error: Exception) -> bool:

@@ -170,8 +170,9 @@ def eval_(
 
     Example: train eval --model runs/first/rl/final --on aime24,heldout.jsonl --samples 16 --against runs/first/dpo
     """
+    from pipelines.benchmarks import benchmark_name
     from train import scoreboard, stages
-    from train.evaluate import EvalConfig, benchmark_name, evaluate
+    from train.evaluate import EvalConfig, evaluate
 
     settings = _recipe(recipe, overrides)
     given = {"samples": samples, "runs": runs}
@@ -186,7 +187,7 @@ def eval_(
     stages.log_to_stderr()
     # What is not there to compare with is found before anything is sampled.
     others = scoreboard.earlier_results(map(benchmark_name, benchmarks), against) if against else []
-    results = evaluate(config, model, benchmarks, out)
+    results = evaluate(config, model, benchmarks, out, against=others)
     print(table_text([result.row() for result in results]))
     if against:
         print(f"\nagainst {others[0].model}:")
@@ -328,7 +329,7 @@ def _summary(stage: str, folder: Path) -> str:
 
 
 def _show_staircase(out: Path, benchmark: str) -> None:
-    from train.evaluate import benchmark_name
+    from pipelines.benchmarks import benchmark_name
     from train.staircase import draw_staircase, staircase
 
     steps: list[Any] = staircase(out, benchmark_name(benchmark))

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipelines import parquet
-from pipelines.benchmarks import load_benchmark
+from pipelines.benchmarks import benchmark_name, load_benchmark
 from pipelines.config import Config
 from pipelines.conversation import user_message
 from pipelines.errors import UserError
@@ -28,12 +28,13 @@ from pipelines.samplers import Engine, open_sampler
 from pipelines.sampling import Sampler, SamplingConfig
 from pipelines.tables import content_id
 from train.answers import answer_votes
-from train.checkpoint import model_digest
+from train.checkpoint import model_digest, room
 from train.prompts import Prompt
 from train.results import EvalResult, ProblemScore
 from train.rollouts import Wanted, missing_samples, store_samples, verdict_table, wanted_sample
+from train.staircase import require_same_problems
 from train.statistics import bootstrap_interval, cons_at_k, pass_at_k, tied
-from verifiers import VERSIONS, Job, Outcome, Question, Verdict, VerifierPool, gold_fault, reward
+from verifiers import VERIFIERS, VERSIONS, Job, Outcome, Question, Verdict, VerifierPool, gold_fault, reward
 
 
 class EvalConfig(Config):
@@ -78,11 +79,18 @@ class _Exam:
 
 
 def evaluate(
-    config: EvalConfig, model: str, on: Sequence[str], out: Path, *, sampler: Sampler | None = None
+    config: EvalConfig,
+    model: str,
+    on: Sequence[str],
+    out: Path,
+    *,
+    sampler: Sampler | None = None,
+    against: Sequence[EvalResult] = (),
 ) -> list[EvalResult]:
     """`model` on every benchmark of `on` (names or files), in order; each also as `out/eval/BENCHMARK/eval.json`.
 
-    `sampler` stands in for the one that `config` would open; it is not closed.
+    `sampler` stands in for the one that `config` would open; it is not closed. Other problems than those of `against`,
+    which the results are to be compared with, are a `UserError` before anything is sampled.
     """
     weights = model_weights(model, config)
     # Unreadable benchmarks are found before a model is loaded.
@@ -91,8 +99,10 @@ def evaluate(
         raise UserError(
             f"two of the benchmarks {', '.join(on)} have one name", hint="name each once; `NAME=FILE` names a file anew"
         )
+    for exam, other in zip(exams.values(), against, strict=False):
+        require_same_problems(model, [prompt.prompt_id for prompt in exam.prompts], other)
     results = []
-    with ExitStack() as stack:
+    with room(out), ExitStack() as stack:
         pool = stack.enter_context(VerifierPool())
         for exam in exams.values():
             stack.enter_context(locked(exam.folder))
@@ -121,6 +131,8 @@ def evaluate(
 
 def model_weights(model: str, config: EvalConfig) -> str:
     """Digest of what answers: the model's files; name and address for a server."""
+    if config.engine == "server" and config.server_url is None:
+        raise UserError("engine `server` needs a URL", hint="--set eval.server_url=http://localhost:8000/v1")
     return model_digest(model) if config.server_url is None else content_id("server", config.server_url, model)
 
 
@@ -129,7 +141,8 @@ def _prepare(config: EvalConfig, weights: str, benchmark: str, out: Path) -> _Ex
     prompts, set_aside = [], Counter[str]()
     for row in table.to_pylist():
         question = Question(row["answer"], tuple(row["choices"] or ()))
-        fault = gold_fault(row["verifier"], question)
+        known = row["verifier"] in VERIFIERS
+        fault = gold_fault(row["verifier"], question) if known else f"no verifier `{row['verifier']}`"
         if fault is None:
             message = user_message(row["problem"], row["choices"], config.instruction)
             prompts.append(Prompt(row["prompt_id"], (message,), row["verifier"], question))
@@ -143,12 +156,6 @@ def _prepare(config: EvalConfig, weights: str, benchmark: str, out: Path) -> _Ex
     wanted = [[wanted_sample(prompt, weights, identity, index) for index in indices] for prompt in prompts]
     name = benchmark_name(benchmark)
     return _Exam(name, out / "eval" / name, table, prompts, wanted, set_aside)
-
-
-def benchmark_name(benchmark: str) -> str:
-    """What a benchmark's folder is called: its name, or its file's without the suffix; of `NAME=FILE`, the name."""
-    name, equals, _ = benchmark.partition("=")
-    return name if equals and not Path(benchmark).exists() else Path(benchmark).name.split(".")[0]
 
 
 # --- sampling -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ from train.ahead import Ahead, Ask
 from train.grpo_update import UpdateConfig, sampler_mismatch, update_policy
 from train.loop import stop_signal
 from train.metrics import metrics_log
-from train.model import default_device, load_model, load_tokenizer
+from train.model import default_device, load_model, load_tokenizer, usable_length
 from train.monitors import Finding, Monitor, MonitorConfig, Watch
 from train.optim import Schedule, learning_rate_at, make_optimizer
 from train.pilot import PilotConfig, pilot
@@ -76,6 +77,8 @@ def train_rl(
     `UserError`. Prompts without signal are a `UserError`, but for prompts that the policy has come to master: these
     end the run. `sampler` stands in for the one that `config` would open, and is never given new weights.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("`train rl` trains in one process", hint="start it without torchrun")
     with ExitStack() as stack:
         stack.enter_context(checkpoint.run_folder(out))
         lineage = checkpoint.begin(out, "rl", config, shards, model, replace=replace)
@@ -84,6 +87,7 @@ def train_rl(
         run, first_step = _open(stack, config, lineage, shards, model, out, sampler, device or default_device())
         log = stack.enter_context(metrics_log(out, "rl", config.steps, first_step, model=run.policy))
         monitor = Monitor(config, map(json.loads, (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()))
+        done = first_step
         for step in range(first_step, config.steps):
             started = time.monotonic()
             rollouts = _take(run, step)
@@ -92,11 +96,14 @@ def train_rl(
             sampled = time.monotonic()
             row = {**describe(rollouts), **_learn(run, step, rollouts), "temperature": config.temperature(step)}
             log(step, **row, sampling_s=sampled - started, training_s=time.monotonic() - sampled)
+            done = step + 1
             heed(monitor.look(row), config.stop_on, step)
-            if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
-                _save(run, step + 1)
+            if done % config.save_every == 0 and done < config.steps:
+                _save(run, done)
                 _log.info("rl, from the first steps to the last: %s", monitor.course())
-        checkpoint.save(out / "final", run.policy, run.tokenizer, lineage, step=config.steps)
+        checkpoint.save(out / "final", run.policy, run.tokenizer, lineage, step=done)
+        if run.ahead is not None:
+            run.ahead.forget()
         _log.info("rl is done, from the first steps to the last: %s", monitor.course())
     return out / "final"
 
@@ -140,9 +147,10 @@ def _open(
         raise UserError("with `rl.one_step_off` the sampler never rests", hint="leave out `rl.sleep`")
     stop = stack.enter_context(stop_signal())
     prompts, tokenizer = load_prompts(shards), load_tokenizer(model)
-    policy = load_model(model, max_length=config.max_length, device=device)
+    max_length = usable_length(model, config.max_length)
+    policy = load_model(model, max_length=max_length, device=device)
     keep_reference = config.reference or config.kl_weight > 0
-    reference = load_model(model, max_length=config.max_length, device=device) if keep_reference else None
+    reference = load_model(model, max_length=max_length, device=device) if keep_reference else None
     optimizer = make_optimizer(policy, config.learning_rate)
     first_step, extra = checkpoint.resume(out, policy, optimizer)
     ahead = Ahead(policy, out, first_step) if config.one_step_off else None
@@ -150,7 +158,7 @@ def _open(
     if sampler is None:
         sampled = policy if ahead is None else ahead.lagging
         sampler, current = open_policy_sampler(
-            config, model, sampled, tokenizer, max_length=config.max_length, precision=config.precision, out=out
+            config, model, sampled, tokenizer, max_length=max_length, precision=config.precision, out=out
         )
         stack.callback(sampler.close)
     pool = stack.enter_context(VerifierPool())
@@ -196,7 +204,10 @@ def _take(run: Run, step: int) -> StepRollouts:
 
     A `UserError` if told to stop, with the steps before saved, or if there is nothing to learn.
     """
-    rollouts = run.ask(step, run.cursor) if run.ahead is None else run.ahead.take(run.ask, step, run.cursor)
+    if run.ahead is not None:
+        rollouts = run.ahead.take(run.ask, step, run.cursor)
+    else:
+        rollouts = None if run.stop.is_set() else run.ask(step, run.cursor)
     if rollouts is None or run.stop.is_set():
         _save(run, step)
         raise UserError(
@@ -206,8 +217,10 @@ def _take(run: Run, step: int) -> StepRollouts:
     sampling = step_sampling(run.config, run.config.temperature(step))
     write_samples(run.out, file_name(step), rollouts.samples, run.sampler_name, sampling, "rl", step=step)
     if not rollouts.used:
+        write_rewards(run.out, file_name(step), rollouts.groups, {}, step)
         fault = without_signal(rollouts, step)
         if step == 0 or not mastered(rollouts):
+            _save(run, step)
             raise fault
         _log.warning("%s; training ends here: %s", fault.message, fault.hint)
     return rollouts

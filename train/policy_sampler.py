@@ -36,7 +36,8 @@ class PolicySamplerConfig(Config):
     gpu_memory: float = Field(0.4, gt=0, lt=1)
     """Share of the accelerator's memory that vLLM takes; 0.9 where it has accelerators to itself."""
     sleep: bool = False
-    """Let vLLM in this process free its share while the policy is trained; `gpu_memory` can then be nearly all."""
+    """Let vLLM in this process free its share while the policy is trained; `gpu_memory` can then be all that the
+    policy, its reference and the optimizer leave."""
     sampler_devices: str = ""
     """Accelerators of our own `vllm serve`, as CUDA_VISIBLE_DEVICES names them; empty: those of the trainer."""
     tensor_parallel: int = Field(1, ge=1)

@@ -210,14 +210,24 @@ def judged_samples(
     *,
     logprobs: bool = False,
 ) -> Iterator[Sample | Refusal]:
-    """Every wanted sample with its verdict, in the order in which the sampler finishes; verified while it samples."""
+    """Every wanted sample with its verdict, in the order in which the sampler finishes; verified while it samples.
+
+    If the sampler fails, what it has finished is judged and given first.
+    """
     by_id = {one.rollout_id: one for one in wanted}
     requests = (Request(one.rollout_id, one.prompt.messages, one.seed) for one in wanted)
     judging: deque[tuple[Wanted, Completion, Reasoning]] = deque()
     refused: deque[Refusal] = deque()
+    failures: list[Exception] = []
+
+    def finished() -> Iterator[Completion | Refusal]:
+        try:
+            yield from sampler.sample(requests, sampling, logprobs=logprobs)
+        except Exception as error:
+            failures.append(error)
 
     def jobs() -> Iterator[Job]:
-        for completion in sampler.sample(requests, sampling, logprobs=logprobs):
+        for completion in finished():
             if isinstance(completion, Refusal):
                 refused.append(completion)
                 continue
@@ -232,6 +242,8 @@ def judged_samples(
         yield Sample(*judging.popleft(), verdict)
     assert not judging, "a verdict for every completion"
     yield from refused
+    for failure in failures:
+        raise failure
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -250,31 +262,34 @@ def store_samples(
 ) -> list[Refusal]:
     """Take the `missing_samples` of `root` and store them there, file by file.
 
-    Returns what the sampler refused. If told to `stop`, what was taken by then is stored. `judged_by` as in
-    `write_samples`.
+    Returns what the sampler refused. If told to `stop`, or if the sampler fails, what was taken by then is stored.
+    `judged_by` as in `write_samples`.
     """
     taken: list[Sample] = []
     refused: list[Refusal] = []
-    number, stored_at = len(parquet.table_files(root, "verdicts")), time.monotonic()
+    stored = parquet.table_files(root, "verdicts")
+    number, stored_at = (int(stored[-1].stem) + 1 if stored else 0), time.monotonic()
 
     def store() -> None:
         # Rollouts that a kill left without verdicts are written over.
         write_samples(root, f"{number:05d}.parquet", taken, sampler.model, sampling, source, judged_by=judged_by)
 
-    with progress(source, len(missing), "samples") as advance:
-        for result in judged_samples(sampler, pool, missing, sampling):
-            advance()
-            if isinstance(result, Refusal):
-                refused.append(result)
-            else:
-                taken.append(result)
-            if stop is not None and stop.is_set():
-                break
-            if len(taken) >= _SAMPLES_A_FILE or (taken and time.monotonic() - stored_at > _SECONDS_A_FILE):
-                store()
-                taken, number, stored_at = [], number + 1, time.monotonic()
-    if taken:
-        store()
+    try:
+        with progress(source, len(missing), "samples") as advance:
+            for result in judged_samples(sampler, pool, missing, sampling):
+                advance()
+                if isinstance(result, Refusal):
+                    refused.append(result)
+                else:
+                    taken.append(result)
+                if stop is not None and stop.is_set():
+                    break
+                if len(taken) >= _SAMPLES_A_FILE or (taken and time.monotonic() - stored_at > _SECONDS_A_FILE):
+                    store()
+                    taken, number, stored_at = [], number + 1, time.monotonic()
+    finally:
+        if taken:
+            store()
     return refused
 
 

@@ -88,13 +88,17 @@ def staircase(run: Path, benchmark: str | None = None) -> list[Step]:
 
 def compare(first: EvalResult, second: EvalResult) -> Comparison:
     """How much more of the same problems' samples the second model gets right."""
-    problems = [[problem.prompt_id for problem in result.problems] for result in (first, second)]
-    if problems[0] != problems[1]:
+    require_same_problems(second.model, [problem.prompt_id for problem in second.problems], first)
+    return paired_comparison(first.scores(), second.scores(), seed=0)
+
+
+def require_same_problems(model: str, prompt_ids: Sequence[str], other: EvalResult) -> None:
+    """A `UserError` where `model` is asked other problems of a benchmark than those of `other`."""
+    if list(prompt_ids) != [problem.prompt_id for problem in other.problems]:
         raise UserError(
-            f"`{first.model}` and `{second.model}` were asked different problems of `{first.benchmark}`",
+            f"`{model}` and `{other.model}` were asked different problems of `{other.benchmark}`",
             hint="evaluate both on the same file",
         )
-    return paired_comparison(first.scores(), second.scores(), seed=0)
 
 
 def _seconds(stage: Path) -> float | None:

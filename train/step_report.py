@@ -61,14 +61,15 @@ def without_signal(rollouts: StepRollouts, step: int) -> UserError:
     infinite = sum(not sample.is_finite for sample in rollouts.samples)
     broken = f"; the sampler's log-probabilities of {infinite} rollouts are not numbers" if infinite else ""
     return UserError(
-        f"step {step}: none of {len(rollouts.groups)} groups has signal: {counts}{refused}{broken}",
+        f"step {step + 1}: none of {len(rollouts.groups)} groups has signal: {counts}{refused}{broken}",
         hint=_advice(rollouts, reasons),
     )
 
 
 def mastered(rollouts: StepRollouts) -> bool:
-    """Whether every prompt of the step was too easy for the policy."""
-    return all(group.refusal in ("all_correct", "too_easy") for group in rollouts.groups)
+    """Whether the policy has mastered every prompt of the step but those that it never gets right."""
+    reasons = {group.refusal for group in rollouts.groups}
+    return reasons <= {"all_correct", "too_easy", "all_wrong"} and reasons != {"all_wrong"}
 
 
 def _advice(rollouts: StepRollouts, reasons: Counter[str | None]) -> str:

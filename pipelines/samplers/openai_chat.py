@@ -168,7 +168,7 @@ def read_completion(request_id: str, answer: Any, chat: ChatFormat | None) -> Co
         raise TransientError("not_a_completion", "no token ids")
     return Completion(
         id=request_id,
-        text=_joined(reasoning, content or "", finish_reason) if chat is None else chat.text(token_ids),
+        text=encodable(_joined(reasoning, content or "", finish_reason)) if chat is None else chat.text(token_ids),
         finish_reason="length" if finish_reason == "length" else "stop",
         prompt_tokens=_count(usage, "prompt_tokens"),
         completion_tokens=_count(usage, "completion_tokens"),
@@ -177,6 +177,11 @@ def read_completion(request_id: str, answer: Any, chat: ChatFormat | None) -> Co
         logprobs=logprobs,
         opens_reasoning=chat is not None and chat.opens_reasoning(prompt_ids),
     )
+
+
+def encodable(text: str) -> str:
+    """`text` without halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def check_finish(finish_reason: Any) -> None:

@@ -51,7 +51,7 @@ class PolicyServer:
         """
         self.served_name = served_name
         self._server = server
-        self._folder = folder
+        self._folder = folder.absolute()
         self._patience_s = patience_s
         self._run, self._updates = secrets.token_hex(4), 0
         self._has_them = False
@@ -116,7 +116,7 @@ class PolicyServer:
 
     @property
     def _path(self) -> Path:
-        return self._folder.absolute() / f"policy-{self.version}.safetensors"
+        return self._folder / f"policy-{self.version}.safetensors"
 
     def _bring_up(self) -> None:
         """Have it run with the weights of the moment."""

@@ -109,12 +109,14 @@ class VllmSampler:
         assert self._in_process, "weights can be replaced in an in-process engine only"
         if self._asleep:
             torch.accelerator.empty_cache()  # what the trainer keeps for its next tensors
-            self._engine.wake_up(["weights"])
+            with died_in_one_sentence():
+                self._engine.wake_up(["weights"])
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named_tensors)})
         if self._on_cpu:
             self._engine.apply_model(repack_head)
         if self._asleep:
-            assert self._engine.wake_up(["kv_cache"]), "all that slept is awake"
+            with died_in_one_sentence():
+                assert self._engine.wake_up(["kv_cache"]), "all that slept is awake"
             self._asleep = False
         assert self._engine.reset_prefix_cache(), "weights were replaced while requests were running"
 
@@ -262,7 +264,14 @@ def _load_engine(**settings: Any) -> Any:
             f"vLLM cannot be imported: {error}",
             hint="`pip install tracemill[vllm]`, or sample with `--engine transformers` or `--server URL`",
         ) from None
-    return LLMEngine.from_engine_args(EngineArgs(**settings))
+    try:
+        return LLMEngine.from_engine_args(EngineArgs(**settings))
+    except (ValueError, torch.OutOfMemoryError) as error:
+        # vLLM says so where weights, or one sequence's cache, do not fit into its share of the memory.
+        raise UserError(
+            f"vLLM cannot be started: {str(error).splitlines()[0]}",
+            hint="a shorter context, or in RL another `rl.gpu_memory`",
+        ) from error
 
 
 def repack_head(module: "nn.Module") -> None:

@@ -66,6 +66,15 @@ def test_each_update_is_sampled_from_and_only_its_file_stays(source: str, tmp_pa
     assert not list((tmp_path / "weights").iterdir())
 
 
+def test_a_folder_may_be_relative(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with served(source, Path("runs/weights")) as (sampler, weights, _):
+        for update in (1, 2):
+            weights.update(WEIGHTS.items(), torch.bfloat16)
+            assert [path.stem for path in Path("runs/weights").iterdir()] == [f"policy-{weights.version}"]
+            assert tokens(sampler, 2) == [10 + update] * 2
+
+
 def test_a_server_that_comes_back_with_its_first_weights_gets_ours_before_it_is_believed(
     source: str, tmp_path: Path
 ) -> None:

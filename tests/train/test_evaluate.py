@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 
@@ -6,8 +7,9 @@ from scripted_policy import ScriptedPolicy
 from tiny_models import tiny_model
 
 from pipelines import parquet
+from pipelines.benchmarks import benchmark_name
 from pipelines.errors import UserError
-from train.evaluate import EvalConfig, benchmark_name, evaluate, sample_sizes
+from train.evaluate import EvalConfig, evaluate, sample_sizes
 from train.results import EvalResult
 from train.statistics import wilson_interval
 
@@ -114,6 +116,57 @@ def test_a_killed_evaluation_goes_on(tmp_path: Path):
     assert resumed.pass_at == whole.pass_at
 
 
+def test_a_file_that_was_removed_is_sampled_again_and_no_other_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("train.rollouts._SAMPLES_A_FILE", 4)
+    file, folder = benchmark(tmp_path), tmp_path / "eval" / "sums"
+    certain = {problem: [rf"\boxed{{{answer}}}"] for problem, answer in PROBLEMS}
+    evaluate(FOUR, MODEL, [file], tmp_path, sampler=ScriptedPolicy(certain))
+    for table in ("rollouts", "verdicts"):
+        (folder / table / "00000.parquet").unlink()
+    sampler = ScriptedPolicy(certain)
+    (result,) = evaluate(FOUR, MODEL, [file], tmp_path, sampler=sampler)
+    assert len(sampler.asked) == 4
+    assert (result.pass_at[1].mean, result.num_unjudged) == (1.0, 0)
+    assert [path.stem for path in parquet.table_files(folder, "verdicts")] == ["00001", "00002", "00003"]
+
+
+def test_what_was_sampled_before_the_sampler_failed_is_stored(tmp_path: Path):
+    class Failing(ScriptedPolicy):
+        def sample(self, *given, **named):
+            for number, completion in enumerate(super().sample(*given, **named)):
+                if number == 8:
+                    raise UserError("the server says nothing more")
+                yield completion
+
+    file = benchmark(tmp_path)
+    with pytest.raises(UserError, match="says nothing more"):
+        evaluate(FOUR, MODEL, [file], tmp_path, sampler=Failing(TEXTS))
+    rest = ScriptedPolicy(TEXTS)
+    evaluate(FOUR, MODEL, [file], tmp_path, sampler=rest)
+    assert len(rest.asked) == 12 - 8
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*given: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("train.rollouts.write_samples", full)
+    with pytest.raises(UserError, match="No space left on device") as caught:
+        evaluate(FOUR, MODEL, [benchmark(tmp_path)], tmp_path, sampler=ScriptedPolicy(TEXTS))
+    assert "goes on" in (caught.value.hint or "")
+
+
+def test_other_problems_than_those_to_compare_with_are_found_before_anything_is_sampled(tmp_path: Path):
+    (other,) = evaluate(FOUR, MODEL, [benchmark(tmp_path)], tmp_path / "a", sampler=ScriptedPolicy(TEXTS))
+    sampler = ScriptedPolicy(TEXTS)
+    fewer = benchmark(tmp_path, PROBLEMS[:2])
+    with pytest.raises(UserError, match="different problems of `sums`"):
+        evaluate(FOUR, MODEL, [fewer], tmp_path / "b", sampler=sampler, against=[other])
+    assert not sampler.asked
+
+
 def test_verdicts_follow_the_verifier_and_the_reference_without_sampling(tmp_path: Path):
     (whole,) = evaluate(FOUR, MODEL, [benchmark(tmp_path)], tmp_path, sampler=ScriptedPolicy(TEXTS))
     (verdicts,) = parquet.table_files(tmp_path / "eval" / "sums", "verdicts")
@@ -147,6 +200,11 @@ def test_a_file_without_answers_is_refused(tmp_path: Path):
 
 
 def test_a_reference_that_no_verifier_reads_is_set_aside_and_counted(tmp_path: Path):
+    odd = tmp_path / "odd.jsonl"
+    rows = [{"problem": problem, "answer": answer, "verifier": "judge"} for problem, answer in PROBLEMS]
+    odd.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="no verifier `judge`"):
+        evaluate(FOUR, MODEL, [str(odd)], tmp_path, sampler=ScriptedPolicy({}))
     prose = "It depends on what the meaning of the word is, as they say in the courts of law."
     file = benchmark(tmp_path, [*PROBLEMS, ("What is it?", prose)])
     (result,) = evaluate(FOUR, MODEL, [file], tmp_path, sampler=ScriptedPolicy(TEXTS))
@@ -158,11 +216,13 @@ def test_a_reference_that_no_verifier_reads_is_set_aside_and_counted(tmp_path: P
 
 def test_what_cannot_be_evaluated_is_one_sentence_before_a_model_is_loaded(tmp_path: Path):
     good, empty = benchmark(tmp_path / "a"), benchmark(tmp_path, [], "empty")
+    torn = benchmark(tmp_path, [*PROBLEMS, ("1 + 1", "3")], "torn")
     for on, model, words in (
         ([good, benchmark(tmp_path / "b")], MODEL, "have one name"),
         ([good, good], MODEL, "have one name"),
         (["aime1924"], MODEL, "no benchmark `aime1924`, and no such file"),
         ([good, empty], MODEL, "has no rows"),
+        ([good, torn], MODEL, "row 3: .* another answer: '3', not '2'"),
         ([good], str(tmp_path / "nowhere"), "nowhere"),
         ([good], str(tmp_path / "a"), "no model|config.json|safetensors"),
     ):
@@ -185,7 +245,13 @@ def test_a_model_is_loaded_and_answers(tmp_path: Path):
 
 
 def test_names_and_sizes():
-    assert benchmark_name("data/held.out.jsonl") == "held"
+    assert benchmark_name("data/held.out.jsonl") == "held.out", "another than held.in.jsonl"
+    assert benchmark_name("data/sums.csv.gz") == benchmark_name("data/sums") == "sums"
+    assert benchmark_name(".") == Path.cwd().name
+    assert benchmark_name("hf:me/sums:main:test") == "sums:main:test"
+    for name in ("=a.jsonl", "../../x=a.jsonl", ".hidden.jsonl"):
+        with pytest.raises(UserError, match="cannot be its name"):
+            benchmark_name(name)
     assert benchmark_name("aime24") == "aime24"
     assert benchmark_name("sums=data/held.out.jsonl") == "sums"
     assert sample_sizes(1) == [1]

@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from scripted_policy import ScriptedPolicy
 from tiny_models import tiny_model
+from transformers import AutoConfig
 
 from pipelines import parquet
 from pipelines.errors import UserError
@@ -207,6 +209,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(digits_model: str, shards: Pa
         assert [path.stem for path in broken.glob("ahead/*")] == [f"{saved:08d}"] * one_step_off
         assert not (broken / "final").exists()
     train_rl(config, shards, digits_model, broken)
+    assert not list(broken.glob("ahead/*")), "weights that only a resumed run needs"
     assert_same_run(whole, broken)
 
 
@@ -296,7 +299,7 @@ def test_a_first_step_that_teaches_nothing_stops_with_an_explanation(
 ):
     sampler = ScriptedPolicy({problem: [text] for problem in PROBLEMS}, logprob)
     config = SMALL.model_copy(update={"max_rounds": 4, "max_group_size": 8})
-    with pytest.raises(UserError, match=f"^step 0: none of 4 groups has signal: {words}$") as error:
+    with pytest.raises(UserError, match=f"^step 1: none of 4 groups has signal: {words}$") as error:
         train_rl(config, shards, digits_model, tmp_path / "run", sampler=sampler)
     assert hint in error.value.hint
 
@@ -306,6 +309,7 @@ def test_a_first_step_that_teaches_nothing_stops_with_an_explanation(
     [
         ({"one_step_off": True, "importance": "none"}, "trains on rollouts of older weights"),
         ({"curriculum": True}, "goes by the pass rates of prompts, and none of them has one"),
+        ({"one_step_off": True, "sleep": True}, "the sampler never rests"),
     ],
 )
 def test_settings_that_cannot_do_what_they_say_are_refused(
@@ -313,6 +317,67 @@ def test_settings_that_cannot_do_what_they_say_are_refused(
 ):
     with pytest.raises(UserError, match=words):
         train_rl(SMALL.model_copy(update=settings), shards, digits_model, tmp_path / "run")
+
+
+def test_a_problem_that_is_never_solved_does_not_keep_a_master_from_ending(
+    digits_model: str, shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    # The policy gets three problems right from the second step on; the fourth has a wrong answer.
+    texts = {problem: [r"\boxed{7}", r"\boxed{8}"] * 4 + [r"\boxed{7}"] * 1000 for problem in PROBLEMS[:3]}
+    sampler = ScriptedPolicy({**texts, PROBLEMS[3]: [r"\boxed{8}"]})
+    config = SMALL.model_copy(update={"prompts_per_step": 3, "max_group_size": 8, "save_every": 100})
+    config = config.model_copy(update={"max_mismatch": math.inf})
+    final = train_rl(config, shards, digits_model, tmp_path / "run", sampler=sampler)
+    assert "none of 4 groups has signal: 3 all correct, 1 all wrong; training ends here" in caplog.text
+    assert json.loads((final / "tracemill.json").read_text())["steps"] == 1, "of four"
+    assert len(parquet.table_files(tmp_path / "run", "rewards")) == 2, "those of the last step, too"
+
+
+def test_where_nothing_is_ever_right_again_the_steps_before_are_saved(digits_model: str, shards: Path, tmp_path: Path):
+    sampler = ScriptedPolicy(
+        {problem: [r"\boxed{7}", r"\boxed{8}"] * 4 + [r"\boxed{8}"] * 1000 for problem in PROBLEMS}
+    )
+    config = SMALL.model_copy(update={"prompts_per_step": 4, "max_group_size": 8, "max_mismatch": math.inf})
+    with pytest.raises(UserError, match="step 2: none of 4 groups has signal: 4 all wrong"):
+        train_rl(config.model_copy(update={"save_every": 100}), shards, digits_model, tmp_path / "run", sampler=sampler)
+    assert [path.name for path in (tmp_path / "run").glob("step-*")] == ["step-00000001"]
+
+
+def test_told_to_stop_in_an_update_nothing_more_is_sampled(
+    digits_model: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[int] = []
+    sample = TransformersSampler.sample
+
+    def counted(self: TransformersSampler, *given: Any, **named: Any) -> Any:
+        asked.append(1)
+        return sample(self, *given, **named)
+
+    monkeypatch.setattr(TransformersSampler, "sample", counted)
+    at_the_signal: list[int] = []
+
+    def tell_and_count() -> None:
+        at_the_signal.append(len(asked))
+        tell()
+
+    interrupted(SMALL, shards, digits_model, tmp_path / "run", 2, tell_and_count)
+    assert [len(asked)] == at_the_signal
+
+
+def test_a_model_is_not_sampled_beyond_its_positions(digits_model: str, shards: Path, tmp_path: Path):
+    positions = AutoConfig.from_pretrained(digits_model).max_position_embeddings
+    config = SMALL.model_copy(update={"max_length": 100 * positions, "max_tokens": 50 * positions, "steps": 1})
+    opened: list[int] = []
+
+    def opens(*given: Any, max_length: int, **named: Any) -> Any:
+        opened.append(max_length)
+        raise UserError("seen")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.grpo.open_policy_sampler", opens)
+        with pytest.raises(UserError, match="seen"):
+            train_rl(config, shards, digits_model, tmp_path / "run")
+    assert opened == [positions]
 
 
 def test_prompts_longer_than_the_context_stop_with_an_explanation(digits_model: str, shards: Path, tmp_path: Path):

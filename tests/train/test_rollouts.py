@@ -90,7 +90,7 @@ def test_rounds_are_bounded_and_a_step_without_signal_says_why(pool):
     assert len(rollouts.groups) == 4, "two rounds of two prompts"
     assert mastered(rollouts)
     words = without_signal(rollouts, 7)
-    assert words.message == "step 7: none of 4 groups has signal: 4 all correct"
+    assert words.message == "step 8: none of 4 groups has signal: 4 all correct"
     assert "harder prompts" in words.hint
 
 

@@ -184,12 +184,13 @@ def _judge_again(exam: _Exam, pool: VerifierPool) -> None:
 
 
 def _earlier_seconds(exam: _Exam, config: EvalConfig, weights: str) -> float:
-    """Seconds already spent on the same model with the same settings."""
+    """Seconds already spent on the same model with the same settings, if on fewer samples."""
     path = exam.folder / "eval.json"
     if not path.is_file():
         return 0.0
     earlier = EvalResult.read(path)
-    return earlier.seconds if (earlier.weights, earlier.config) == (weights, config.resolved()) else 0.0
+    asked_alike = {**earlier.config, "samples": config.samples, "runs": config.runs} == config.resolved()
+    return earlier.seconds if earlier.weights == weights and asked_alike else 0.0
 
 
 def _result(

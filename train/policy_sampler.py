@@ -53,6 +53,14 @@ class PolicySamplerConfig(Config):
     by default one in the run directory."""
 
 
+_HEEDED_BY = {
+    "sleep": "vllm",
+    "sampler_devices": "vllm-serve",
+    "tensor_parallel": "vllm-serve",
+    "data_parallel": "vllm-serve",
+}
+
+
 def open_policy_sampler(
     config: PolicySamplerConfig,
     model: str,
@@ -69,11 +77,12 @@ def open_policy_sampler(
     their way are kept.
     """
     engine = config.engine
+    if engine == "auto":
+        engine = "vllm-serve" if config.server_url else "transformers" if policy.device.type == "cpu" else "vllm"
+    _refuse_unheeded(config, engine)
     if engine == "vllm-serve" or config.server_url:
         chat = chat_format(tokenizer, policy.generation_config.eos_token_id, _NAME)
         return _served(config, resolve_model(model), policy, chat, max_length, precision, out)
-    if engine == "auto":
-        engine = "transformers" if policy.device.type == "cpu" else "vllm"
     if engine == "transformers":
         from pipelines.samplers.transformers import TransformersSampler
 
@@ -99,6 +108,15 @@ def open_policy_sampler(
             vllm.sleep()
 
     return vllm, current
+
+
+def _refuse_unheeded(config: PolicySamplerConfig, engine: str) -> None:
+    """A `UserError` for a setting of another engine: it would do nothing."""
+    for name, heeded_by in _HEEDED_BY.items():
+        if engine != heeded_by and getattr(config, name) != PolicySamplerConfig.model_fields[name].default:
+            raise UserError(
+                f"`rl.{name}` means nothing to engine `{engine}`", hint=f"leave it out, or --set rl.engine={heeded_by}"
+            )
 
 
 def _served(

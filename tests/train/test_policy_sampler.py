@@ -160,8 +160,10 @@ def test_a_server_that_is_killed_in_the_middle_of_a_step_comes_back_as_the_polic
         ({"server_url": "http://127.0.0.1:9", "weights_dir": Path("w")}, "no answer from http://127.0.0.1:9/v1"),
         ({"server_url": "http://127.0.0.1:9", "engine": "transformers"}, "not both"),
         ({"server_url": "http://127.0.0.1:9", "sampler_devices": "1"}, "not both"),
+        ({"sleep": True}, "`rl.sleep` means nothing to engine `transformers`"),
+        ({"engine": "vllm", "tensor_parallel": 2}, "`rl.tensor_parallel` means nothing to engine `vllm`"),
     ],
 )
-def test_a_server_that_cannot_be_used_is_one_sentence(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_a_sampler_that_cannot_be_had_is_one_sentence(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         Trained(PolicySamplerConfig(**settings), tmp_path)

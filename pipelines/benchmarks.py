@@ -68,7 +68,7 @@ def load_benchmark(name_or_file: str, *, need_answers: bool = False) -> pa.Table
     if need_answers and unanswered:
         raise UserError(
             f"benchmark `{name_or_file}`: {unanswered} of {len(problems)} problems have no reference answer",
-            hint="an evaluation needs an answer for each problem; name its column, or another file",
+            hint="an evaluation needs an answer for each problem: in a column `answer`, or in another file",
         )
     return pa.Table.from_pylist(list(problems.values()), schema=PROMPTS)
 
@@ -87,6 +87,8 @@ def _source(name_or_file: str) -> str:
     """What `open_rows` takes for a benchmark."""
     _, equals, file = name_or_file.partition("=")
     if equals and not Path(name_or_file).exists():
+        if not file:
+            raise UserError(f"benchmark `{name_or_file}` names no file", hint="NAME=FILE")
         return file
     if name_or_file in BENCHMARKS:
         return _local_copy(name_or_file) or BENCHMARKS[name_or_file].source

@@ -15,7 +15,7 @@ from pipelines.errors import UserError
 class Config(BaseModel):
     """Base of every stage's settings: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], section: str) -> Self:
@@ -44,7 +44,13 @@ class Config(BaseModel):
 
 Recipe = dict[str, Any]
 """A parsed recipe: `name`, `steps`, and one table of settings per stage."""
-_NO_SECTIONS = ("name", "steps")
+STEPS = (
+    *("import", "generate", "verify", "dedupe", "decontaminate", "annotate", "split", "build_dpo_pairs", "card"),
+    *("midtrain", "sft", "dpo", "rl"),
+)
+"""What a recipe's `steps` may name."""
+SECTIONS = (*(step for step in STEPS if step != "card"), "eval", "init", "cost", "spread")
+"""What may have settings."""
 
 
 def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
@@ -56,9 +62,7 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
             recipe = tomllib.loads(file.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"`{file}` is not a TOML file: {error}") from None
-        for name, value in recipe.items():
-            if name not in _NO_SECTIONS and not isinstance(value, dict):
-                raise UserError(f"`{file}`: `{name}` is not a section", hint=f"write [{name}] and KEY = VALUE below it")
+        _check_sections(recipe, file)
     for override in overrides:
         key, separator, text = override.partition("=")
         stage, dot, name = key.strip().partition(".")
@@ -69,6 +73,23 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
             raise UserError(f"`--set {override}`: `{stage}` is not a stage of the recipe")
         section[name] = toml_value(text.strip())
     return recipe
+
+
+def _check_sections(recipe: Recipe, file: Path) -> None:
+    """A `UserError` for a name that no stage has: its settings would be left out without a word."""
+    for name, value in recipe.items():
+        if name == "name":
+            continue
+        if name == "steps":
+            if not isinstance(value, list):
+                raise UserError(f"`{file}`: `steps` is not a list of stage names", hint='steps = ["verify", "sft"]')
+            unknown = [step for step in value if str(step).replace("-", "_") not in STEPS]
+        else:
+            unknown = [] if name in SECTIONS else [name]
+        if unknown:
+            raise UserError(f"`{file}`: no stage `{unknown[0]}`", hint=f"there are {', '.join(SECTIONS)}")
+        if name != "steps" and not isinstance(value, dict):
+            raise UserError(f"`{file}`: `{name}` is not a section", hint=f"write [{name}] and KEY = VALUE below it")
 
 
 def recipe_file(path: Path) -> Path:

@@ -92,7 +92,10 @@ def locked(root: Path) -> Iterator[None]:
 
     Files that a killed command left half written are removed on entry.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"`{root}` is no folder, or lies in a file", hint="name a folder by --out") from None
     with (root / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,12 @@ def _prepare(out: Path, lineage: Mapping[str, Any], *, replace: bool) -> None:
     for saving in out.glob(".saving-*"):
         shutil.rmtree(saving)
     path = out / "run.json"
+    others = sorted(each.name for each in out.iterdir() if not _is_ours(each.name))
+    if others and not path.is_file():
+        raise UserError(
+            f"`{out}` holds other things than a run of training, among them `{others[0]}`",
+            hint="name another folder by --out",
+        )
     if path.is_file():
         changed = difference(_identity(json.loads(path.read_text(encoding="utf-8"))), _identity(lineage))
         if changed and not replace:
@@ -118,11 +125,25 @@ def _identity(lineage: Mapping[str, Any]) -> dict[str, Any]:
     return {**lineage["config"], "model": lineage["model_digest"], "shards": lineage["shards"]}
 
 
+_OURS = (
+    *("run.json", "metrics.jsonl", "curves*.png", "final", "step-*", ".saving-*", "reference-*.safetensors"),
+    *("tensorboard", "eval", "logs", "weights", "ahead", "pilot", "prompts", "rollouts", "verdicts", "rewards"),
+)
+"""What training and evaluation write into a run's folder."""
+
+
+def _is_ours(name: str) -> bool:
+    return name == ".lock" or any(fnmatch(name, pattern) for pattern in _OURS)
+
+
 def _clear(out: Path) -> None:
+    """Remove what an earlier run has written; what others have put beside it stays."""
     for path in out.iterdir():
+        if path.name == ".lock" or not _is_ours(path.name):
+            continue
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != ".lock":
+        else:
             path.unlink()
 
 

@@ -205,8 +205,10 @@ def plan(
     recipe: RecipeFile = None,
     overrides: Overrides = None,
     gpu: Annotated[str, typer.Option(help="The accelerator, e.g. H100, H200, A100, RTX 4090; or cpu.")] = "H100",
-    mfu: Annotated[float, typer.Option(help="Share of its peak that training uses.")] = 0.3,
-    tokens_per_s: Annotated[float | None, typer.Option(help="Speed, where it is known; instead of --mfu.")] = None,
+    mfu: Annotated[float, typer.Option(help="Share of its peak that training uses.", min=0.001, max=1)] = 0.3,
+    tokens_per_s: Annotated[
+        float | None, typer.Option(help="Speed, where it is known; instead of --mfu.", min=0.001)
+    ] = None,
 ) -> None:
     """Parameters, memory by part, steps and hours of a recipe's stages, before anything is loaded.
 
@@ -306,8 +308,8 @@ def _recipe(recipe: Path | None, overrides: list[str] | None) -> "Recipe":
 
     known = [*CONFIGS, "init"]
     for override in overrides or ():
-        section = override.partition(".")[0]
-        if "=" in override and section not in known:
+        section, dot, _ = override.partition("=")[0].partition(".")
+        if dot and "=" in override and section not in known:
             raise UserError(f"`--set {override}`: no stage `{section}`", hint=f"stages are {', '.join(known)}")
     return load_recipe(recipe, overrides or ())
 

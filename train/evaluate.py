@@ -5,6 +5,7 @@ P problems, S samples of each. Samples are stored as `rollouts` and `verdicts` b
 never sampled twice, and a killed evaluation goes on where it stopped.
 """
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from pipelines.conversation import user_message
 from pipelines.errors import UserError
 from pipelines.runner import locked
 from pipelines.samplers import Engine, open_sampler
-from pipelines.sampling import Sampler, SamplingConfig
+from pipelines.sampling import Refusal, Sampler, SamplingConfig
 from pipelines.tables import content_id
 from train.answers import answer_votes
 from train.checkpoint import model_digest, room
@@ -35,6 +36,8 @@ from train.rollouts import Wanted, missing_samples, store_samples, verdict_table
 from train.staircase import require_same_problems
 from train.statistics import bootstrap_interval, cons_at_k, pass_at_k, tied
 from verifiers import VERIFIERS, VERSIONS, Job, Outcome, Question, Verdict, VerifierPool, gold_fault, reward
+
+_log = logging.getLogger(__name__)
 
 
 class EvalConfig(Config):
@@ -53,7 +56,7 @@ class EvalConfig(Config):
     engine: Engine = "auto"
     """What samples; see `pipelines.samplers.open_sampler`."""
     server_url: str | None = None
-    max_model_len: int | None = None
+    max_model_len: int | None = Field(None, ge=2)
     """Longest prompt and completion together; the engine's choice where None."""
 
     def sampling(self) -> SamplingConfig:
@@ -121,7 +124,8 @@ def evaluate(
                     )
                     stack.callback(sampler.close)
                 source, sampling = f"eval:{exam.name}", config.sampling()
-                store_samples(exam.folder, sampler, pool, missing, sampling, source, judged_by=exam.judging)
+                refused = store_samples(exam.folder, sampler, pool, missing, sampling, source, judged_by=exam.judging)
+                _tell_refused(exam, refused, sum(map(len, exam.wanted)))
             seconds = _earlier_seconds(exam, config, weights) + (time.monotonic() - started if missing else 0.0)
             result = _result(exam, config, model, weights, seconds, pool)
             result.write(exam.folder / "eval.json")
@@ -148,6 +152,9 @@ def _prepare(config: EvalConfig, weights: str, benchmark: str, out: Path) -> _Ex
             prompts.append(Prompt(row["prompt_id"], (message,), row["verifier"], question))
         else:
             set_aside[fault] += 1
+    if set_aside and prompts:
+        counts = ", ".join(f"{fault} {count}" for fault, count in set_aside.items())
+        _log.warning("%s: %d problems are set aside: %s", benchmark, set_aside.total(), counts)
     if not prompts:
         raise UserError(f"benchmark `{benchmark}`: no reference answer can be read: {dict(set_aside)}")
     prompts.sort(key=lambda prompt: prompt.prompt_id)
@@ -159,6 +166,16 @@ def _prepare(config: EvalConfig, weights: str, benchmark: str, out: Path) -> _Ex
 
 
 # --- sampling -------------------------------------------------------------------------------------
+
+
+def _tell_refused(exam: _Exam, refused: Sequence[Refusal], num_wanted: int) -> None:
+    """Say what the sampler refused, which counts as wrong; a `UserError` where that is everything."""
+    if not refused:
+        return
+    words = f"{exam.name}: the sampler refused {len(refused)} of {num_wanted} samples ({refused[0].detail})"
+    if len(refused) == num_wanted:
+        raise UserError(words, hint="a longer `eval.max_model_len`, or another model")
+    _log.warning("%s: they count as wrong", words)
 
 
 def _judge_again(exam: _Exam, pool: VerifierPool) -> None:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import (
@@ -76,7 +77,7 @@ def load_model(
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"`{name}` cannot be loaded: {_first_line(error)}",
             hint="name a folder with config.json and safetensors weights of a causal language model",

@@ -119,6 +119,11 @@ def model_config(name: str) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False)
     except UserError as error:
         raise UserError(error.message, hint=f"{error.hint}; or {', '.join(KNOWN)}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"`{name}` has no config.json that can be read: {str(error).strip().splitlines()[0]}",
+            hint=f"name a model folder, or {', '.join(KNOWN)}",
+        ) from None
 
 
 def bare_model(config: PreTrainedConfig, lora_rank: int = 0) -> PreTrainedModel:

@@ -80,8 +80,8 @@ def open_policy_sampler(
     if engine == "auto":
         engine = "vllm-serve" if config.server_url else "transformers" if policy.device.type == "cpu" else "vllm"
     _refuse_unheeded(config, engine)
+    chat = chat_format(tokenizer, policy.generation_config.eos_token_id, model)
     if engine == "vllm-serve" or config.server_url:
-        chat = chat_format(tokenizer, policy.generation_config.eos_token_id, _NAME)
         return _served(config, resolve_model(model), policy, chat, max_length, precision, out)
     if engine == "transformers":
         from pipelines.samplers.transformers import TransformersSampler

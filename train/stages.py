@@ -128,7 +128,7 @@ def in_process(function: Callable[..., Any], *arguments: Any, **options: Any) ->
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(1, mp_context=context, initializer=_begin_process) as pool:
         try:
-            return pool.submit(function, *arguments, **options).result()
+            return pool.submit(_call, function, *arguments, **options).result()
         except BrokenProcessPool:
             raise UserError(
                 f"the process of `{function.__name__}` was killed",
@@ -136,14 +136,34 @@ def in_process(function: Callable[..., Any], *arguments: Any, **options: Any) ->
             ) from None
 
 
+_idle, _orphaned = threading.Event(), threading.Event()
+
+
+def _call(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """`function(...)` in a process of `in_process`; without a parent its error is said here, for nobody else will."""
+    _idle.clear()
+    try:
+        return function(*arguments, **options)
+    except UserError as error:
+        if _orphaned.is_set():
+            sys.stderr.write(f"{error.message}\n")
+        raise
+    finally:
+        _idle.set()
+
+
 def _begin_process() -> None:
     log_to_stderr()
     parent = multiprocessing.parent_process()
     assert parent is not None
+    _idle.set()
 
     def leave_with_parent() -> None:
         wait([parent.sentinel])
+        _orphaned.set()
         os.kill(os.getpid(), signal.SIGTERM)
+        _idle.wait()  # a stage that saves first
+        os._exit(128 + signal.SIGTERM)
 
     # A killed command must not leave a stage behind that goes on; told so, it saves what it has done.
     threading.Thread(target=leave_with_parent, daemon=True).start()

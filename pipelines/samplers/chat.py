@@ -47,7 +47,13 @@ def load_chat_format(source: str) -> ChatFormat:
     """The chat format of the model folder (or hub id) `source`."""
     from transformers import AutoTokenizer, GenerationConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"`{source}` has no tokenizer that can be read: {str(error).strip().splitlines()[0]}",
+            hint="name a complete model folder",
+        ) from None
     try:
         end_ids = GenerationConfig.from_pretrained(source).eos_token_id
     except OSError:  # no generation_config.json

@@ -5,7 +5,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
+from pipelines.errors import UserError
 from pipelines.models import pin_longrope
 from pipelines.samplers.chat import ChatFormat, chat_format, load_chat_format
 from pipelines.samplers.decoding import Block, Decode, Prefill, Row, draw, merged, step_logits, uniforms
@@ -65,12 +67,18 @@ class TransformersSampler:
         device = torch.accelerator.current_accelerator() or torch.device("cpu")
         if dtype == "auto":
             dtype = "float32" if device.type == "cpu" else "bfloat16"
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        length = min(max_model_len or config.max_position_embeddings, config.max_position_embeddings)
-        pin_longrope(config, length)
-        module: Any = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
+        try:
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            length = min(max_model_len or config.max_position_embeddings, config.max_position_embeddings)
+            pin_longrope(config, length)
+            module: Any = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, SafetensorError) as error:
+            raise UserError(
+                f"`{source}` cannot be loaded: {str(error).strip().splitlines()[0]}",
+                hint="name a folder with config.json and safetensors weights of a causal language model",
+            ) from None
         module.to(device).eval()
         return cls(model, module, load_chat_format(source), max_model_len=length, max_rows=max_rows)
 

@@ -57,5 +57,22 @@ def test_missing_and_broken_recipes(tmp_path: Path):
         load_recipe(broken)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[stf]\nlearning_rate = 1e-3\n", "no stage `stf`"),
+        ('steps = ["sft", "dpoo"]\n', "no stage `dpoo`"),
+        ('steps = "sft"\n', "`steps` is not a list"),
+        ("steps = 3\n", "`steps` is not a list"),
+        ("sft = 3\n", "`sft` is not a section"),
+    ],
+)
+def test_a_misspelt_stage_is_not_left_out_in_silence(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_recipe(path)
+
+
 def test_difference_names_every_changed_key():
     assert difference({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b: 2 -> 3", "c: None -> 4"]

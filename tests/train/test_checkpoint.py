@@ -213,7 +213,7 @@ def test_a_full_disk_is_one_sentence_and_the_earlier_checkpoint_is_whole(tmp_pat
     process.join()
     assert message.startswith(f"no room to write to `{run}`")
     assert "\n" not in message
-    assert "goes on from the last checkpoint" in hint
+    assert "goes on from what is stored" in hint
     assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
     assert not list(run.glob(".saving-*"))
     resumed, whole = train_sft(config, shards, model, run), train_sft(config, shards, model, tmp_path / "whole")

@@ -193,6 +193,14 @@ def test_refused_samples_count_as_wrong_and_are_asked_again(tmp_path: Path):
     assert len(later.asked) == 4
 
 
+def test_where_everything_is_refused_there_is_no_accuracy(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    file = benchmark(tmp_path)
+    with pytest.raises(UserError, match=r"sums: the sampler refused 12 of 12 samples \(9000 prompt tokens\)"):
+        evaluate(FOUR, MODEL, [file], tmp_path, sampler=ScriptedPolicy({problem: [None] for problem in TEXTS}))
+    evaluate(FOUR, MODEL, [file], tmp_path, sampler=ScriptedPolicy({**TEXTS, "1 + 1": [None]}))
+    assert "sums: the sampler refused 4 of 12 samples (9000 prompt tokens): they count as wrong" in caplog.text
+
+
 def test_a_file_without_answers_is_refused(tmp_path: Path):
     file = benchmark(tmp_path, [("1 + 1", "2"), ("2 + 2", None)])
     with pytest.raises(UserError, match="answer"):
@@ -224,6 +232,7 @@ def test_what_cannot_be_evaluated_is_one_sentence_before_a_model_is_loaded(tmp_p
         ([good, empty], MODEL, "has no rows"),
         ([good, torn], MODEL, "row 3: .* another answer: '3', not '2'"),
         ([good], str(tmp_path / "nowhere"), "nowhere"),
+        (["sums="], MODEL, "names no file"),
         ([good], str(tmp_path / "a"), "no model|config.json|safetensors"),
     ):
         with pytest.raises(UserError, match=words) as error:

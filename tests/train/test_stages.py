@@ -3,16 +3,22 @@
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from tiny_models import tiny_model
 from toy_shards import toy_shards
 
+from curate import pipeline
+from pipelines import config
 from pipelines.errors import UserError
+from pipelines.tables import STAGES
 from train import checkpoint
 from train.cli import app
-from train.stages import check_shards, in_process, stage_configs, stages_of, train_all
+from train.stages import CONFIGS, check_shards, in_process, stage_configs, stages_of, train_all
 
 ROOT = Path(__file__).parents[2]
 RECIPE = {
@@ -50,6 +56,48 @@ def test_each_stage_starts_from_the_one_before_and_is_done_once(tmp_path: Path):
     assert [step.made for step in train_all(changed, shards, model, out, replace=True)] == [False, True, True]
 
 
+def test_what_others_have_put_into_a_folder_is_never_removed(tmp_path: Path):
+    shards, model = toy_shards(tmp_path / "out"), str(tiny_model(tmp_path / "m"))
+    before = sorted(shards.rglob("*"))
+    with pytest.raises(UserError, match="holds other things than a run of training, among them `") as caught:
+        command("sft", "--shards", shards, "--model", model, "--out", shards, "--set", "sft.max_length=256")
+    assert "--out" in caught.value.hint
+    assert [path for path in sorted(shards.rglob("*")) if path.name != ".lock"] == before
+    run = tmp_path / "run"
+    short = ("--shards", shards, "--model", model, "--out", run, "--set", "sft.max_length=256")
+    command("sft", *short, "--set", "sft.max_steps=1")
+    (run / "notes.txt").write_text("keep me")
+    command("sft", *short, "--set", "sft.max_steps=2", "--replace")
+    assert (run / "notes.txt").read_text() == "keep me"
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_stage_whose_command_is_killed_saves_says_so_and_leaves(tmp_path: Path):
+    shards, model, run = toy_shards(tmp_path / "out"), str(tiny_model(tmp_path / "m")), tmp_path / "run"
+    line = ["all", "--shards", shards, "--model", model, "--out", run, "--set", "midtrain.max_length=256"]
+    with (tmp_path / "said").open("w") as said:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "train.cli", *map(str, line), "--set", "midtrain.epochs=100000"],
+            stderr=said,
+            cwd=ROOT,
+        )
+        log = run / "midtrain" / "metrics.jsonl"
+        wait_until(lambda: log.is_file() and log.read_text().count("\n") > 2)
+        children = psutil.Process(started.pid).children(recursive=True)
+        started.kill()
+        started.wait()
+        wait_until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
+    assert "midtrain was told to stop after" in (tmp_path / "said").read_text()
+    assert list((run / "midtrain").glob("step-*"))
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_missing_shards_are_found_before_anything_is_trained(tmp_path: Path):
     shards, model = toy_shards(tmp_path / "out"), str(tiny_model(tmp_path / "m"))
     (shards / "shards/dpo/00000.parquet").unlink()
@@ -62,6 +110,11 @@ def test_an_error_in_a_stage_process_arrives_as_it_was(tmp_path: Path):
     with pytest.raises(UserError, match="no run directory") as raised:
         in_process(check_shards, tmp_path / "none", ["sft"])
     assert "curate split" in str(raised.value.hint)
+
+
+def test_every_stage_may_stand_in_a_recipe():
+    assert set(config.STEPS) == {*pipeline.STEPS, "card", *STAGES}
+    assert set(config.SECTIONS) == {*pipeline.STEPS, *CONFIGS, "init", "cost", "spread"}
 
 
 def test_a_recipe_names_the_stages_to_run():

@@ -21,7 +21,7 @@ from train import checkpoint
 from train.advantages import annealed_temperature
 from train.ahead import Ahead, Ask
 from train.grpo_update import UpdateConfig, sampler_mismatch, update_policy
-from train.loop import stop_signal
+from train.loop import stop_signal, stopped
 from train.metrics import metrics_log
 from train.model import default_device, load_model, load_tokenizer, usable_length
 from train.monitors import Finding, Monitor, MonitorConfig, Watch
@@ -210,10 +210,7 @@ def _take(run: Run, step: int) -> StepRollouts:
         rollouts = None if run.stop.is_set() else run.ask(step, run.cursor)
     if rollouts is None or run.stop.is_set():
         _save(run, step)
-        raise UserError(
-            f"rl was told to stop after {step} of {run.config.steps} steps; they are saved in `{run.out}`",
-            hint="the same command goes on from there",
-        )
+        raise stopped("rl", step, run.config.steps, run.out)
     sampling = step_sampling(run.config, run.config.temperature(step))
     write_samples(run.out, file_name(step), rollouts.samples, run.sampler_name, sampling, "rl", step=step)
     if not rollouts.used:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, pstdev
+from types import FrameType
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -163,10 +164,7 @@ def optimise(
                 if step > 0:
                     save(step)
                 writer.finish()
-                raise UserError(
-                    f"{stage} was told to stop after {step} of {num_steps} steps; they are saved in `{out}`",
-                    hint="the same command goes on from there",
-                )
+                raise stopped(stage, step, num_steps, out)
             grad_norm = clip_gradient(policy)
             learning_rate = learning_rate_at(step, num_steps, config.learning_rate, config.warmup_rate, config.schedule)
             if guard.trusts(step, done, grad_norm):
@@ -315,16 +313,34 @@ class Guard:
 
 @contextmanager
 def stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets within this block, instead of ending the process."""
+    """An event that SIGTERM or Ctrl-C sets within this block instead of ending the process; a second Ctrl-C ends it."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
+
+    def heard(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    heeded = [one for one in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, heard) for number in heeded}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stopped(stage: str, step: int, num_steps: int, out: Path) -> UserError:
+    """The words for a run that was told to stop after `step` steps, which are saved."""
+    if step == 0:
+        return UserError(f"{stage} was told to stop before its first step ended", hint="the same command begins again")
+    return UserError(
+        f"{stage} was told to stop after {step} of {num_steps} steps; they are saved in `{out}`",
+        hint="the same command goes on from there",
+    )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,7 +120,26 @@ def test_a_leap_of_the_loss_is_left_out_where_asked(tmp_path: Path):
         train_sft(SftConfig(**settings, on_spike="stop"), shards, str(taught), tmp_path / "stop")
 
 
-def test_sigterm_saves_and_a_later_run_goes_on_bitwise(tmp_path: Path):
+def test_a_second_ctrl_c_ends_at_once():
+    before = hear_ctrl_c()
+    try:
+        with stop_signal() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.is_set()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def hear_ctrl_c() -> Any:
+    """A shell that starts tests in the background has it ignored."""
+    return signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_saves_and_a_later_run_goes_on_bitwise(tmp_path: Path, number: signal.Signals):
     shards, model, run = toy_shards(tmp_path / "out"), str(tiny_model(tmp_path / "m")), tmp_path / "run"
     config = SftConfig(**FAST, batch_size=2, micro_tokens=1, epochs=10, save_every=1000)
     whole = train_sft(config, shards, model, tmp_path / "whole")
@@ -132,7 +152,7 @@ def test_sigterm_saves_and_a_later_run_goes_on_bitwise(tmp_path: Path):
     while process.is_alive() and not (log.is_file() and len(log.read_text().splitlines()) > 5):
         time.sleep(0.01)
     assert process.pid is not None
-    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, number)
     message, hint = receiver.recv()
     process.join()
     assert "sft was told to stop after" in message
@@ -146,6 +166,7 @@ def test_sigterm_saves_and_a_later_run_goes_on_bitwise(tmp_path: Path):
 
 
 def _tells_its_end(sender, config: SftConfig, shards: Path, model: str, run: Path) -> None:
+    hear_ctrl_c()
     try:
         train_sft(config, shards, model, run)
         sender.send(("finished", ""))

@@ -102,7 +102,7 @@ def _prepare(out: Path, lineage: Mapping[str, Any], *, replace: bool) -> None:
     for saving in out.glob(".saving-*"):
         shutil.rmtree(saving)
     path = out / "run.json"
-    others = sorted(each.name for each in out.iterdir() if not _is_ours(each.name))
+    others = [name for name in _contents(out) if not _is_ours(name)]
     if others and not path.is_file():
         raise UserError(
             f"`{out}` holds other things than a run of training, among them `{others[0]}`",
@@ -110,7 +110,8 @@ def _prepare(out: Path, lineage: Mapping[str, Any], *, replace: bool) -> None:
         )
     if path.is_file():
         changed = difference(_identity(json.loads(path.read_text(encoding="utf-8"))), _identity(lineage))
-        if changed and not replace:
+        # A first try that was refused before it did anything binds nobody.
+        if changed and not replace and any(not fnmatch(name, "*.json") for name in _contents(out)):
             raise UserError(
                 f"`{out}` was begun with another {lineage['stage']} config: {'; '.join(changed)}",
                 hint="take back the change, use another --out, or `--replace` to train again",
@@ -132,15 +133,18 @@ _OURS = (
 """What training and evaluation write into a run's folder."""
 
 
+def _contents(out: Path) -> list[str]:
+    """Names of what lies in a run's folder."""
+    return sorted(each.name for each in out.iterdir() if each.name != ".lock")
+
+
 def _is_ours(name: str) -> bool:
-    return name == ".lock" or any(fnmatch(name, pattern) for pattern in _OURS)
+    return any(fnmatch(name, pattern) for pattern in _OURS)
 
 
 def _clear(out: Path) -> None:
     """Remove what an earlier run has written; what others have put beside it stays."""
-    for path in out.iterdir():
-        if path.name == ".lock" or not _is_ours(path.name):
-            continue
+    for path in (out / name for name in _contents(out) if _is_ours(name)):
         if path.is_dir():
             shutil.rmtree(path)
         else:

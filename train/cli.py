@@ -170,7 +170,7 @@ def eval_(
 
     Example: train eval --model runs/first/rl/final --on aime24,heldout.jsonl --samples 16 --against runs/first/dpo
     """
-    from pipelines.benchmarks import benchmark_name
+    from pipelines.benchmarks import benchmark_name, load_benchmark
     from train import scoreboard, stages
     from train.evaluate import EvalConfig, evaluate
 
@@ -178,12 +178,14 @@ def eval_(
     given = {"samples": samples, "runs": runs}
     settings.setdefault("eval", {}).update({key: value for key, value in given.items() if value is not None})
     config = EvalConfig.parse(settings.get("eval", {}), "eval")
-    if dry_run:
-        _show({"eval": config}, {})
-        return
     benchmarks = _benchmarks(on)
     if not benchmarks:
         raise UserError("no benchmark to evaluate on", hint="e.g., --on aime24,math500")
+    if dry_run:
+        for benchmark in benchmarks:
+            print(f"{benchmark}: {load_benchmark(benchmark, need_answers=True).num_rows:,} problems")
+        _show({"eval": config}, {})
+        return
     stages.log_to_stderr()
     # What is not there to compare with is found before anything is sampled.
     others = scoreboard.earlier_results(map(benchmark_name, benchmarks), against) if against else []

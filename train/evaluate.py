@@ -30,6 +30,7 @@ from pipelines.sampling import Refusal, Sampler, SamplingConfig
 from pipelines.tables import content_id
 from train.answers import answer_votes
 from train.checkpoint import model_digest, room
+from train.loop import stop_signal
 from train.prompts import Prompt
 from train.results import EvalResult, ProblemScore
 from train.rollouts import Wanted, missing_samples, store_samples, verdict_table, wanted_sample
@@ -124,7 +125,15 @@ def evaluate(
                     )
                     stack.callback(sampler.close)
                 source, sampling = f"eval:{exam.name}", config.sampling()
-                refused = store_samples(exam.folder, sampler, pool, missing, sampling, source, judged_by=exam.judging)
+                with stop_signal() as stop:
+                    refused = store_samples(
+                        exam.folder, sampler, pool, missing, sampling, source, stop=stop, judged_by=exam.judging
+                    )
+                if stop.is_set():
+                    raise UserError(
+                        f"eval was told to stop; what was sampled is stored in `{exam.folder}`",
+                        hint="the same command goes on from there",
+                    )
                 _tell_refused(exam, refused, sum(map(len, exam.wanted)))
             seconds = _earlier_seconds(exam, config, weights) + (time.monotonic() - started if missing else 0.0)
             result = _result(exam, config, model, weights, seconds, pool)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipelines import parquet
 from pipelines.commands import table_text
@@ -42,6 +42,13 @@ class PilotConfig(RolloutConfig):
     """Highest p90 / p10 of the tokens of a prompt's rollouts in the pilot."""
     pilot_pass_rates: tuple[float, float] = (0.0, 1.0)
     """Lowest and highest pass rate that the pilot keeps."""
+
+    @field_validator("pilot_pass_rates")
+    @classmethod
+    def _in_order(cls, rates: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= rates[0] <= rates[1] <= 1:
+            raise ValueError("two shares from 0 to 1, the lower one first")
+        return rates
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 import errno
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tiny_models import tiny_model
 from pipelines import parquet
 from pipelines.benchmarks import benchmark_name
 from pipelines.errors import UserError
+from train.cli import app
 from train.evaluate import EvalConfig, evaluate, sample_sizes
 from train.results import EvalResult
 from train.statistics import wilson_interval
@@ -148,6 +150,24 @@ def test_what_was_sampled_before_the_sampler_failed_is_stored(tmp_path: Path):
     assert len(rest.asked) == 12 - 8
 
 
+def test_told_to_stop_it_stores_what_it_has_and_the_same_command_goes_on(tmp_path: Path):
+    class Told(ScriptedPolicy):
+        def sample(self, *given, **named):
+            for number, completion in enumerate(super().sample(*given, **named)):
+                if number == 8:
+                    signal.raise_signal(signal.SIGTERM)
+                yield completion
+
+    file = benchmark(tmp_path)
+    with pytest.raises(UserError, match="eval was told to stop; what was sampled is stored"):
+        evaluate(FOUR, MODEL, [file], tmp_path, sampler=Told(TEXTS))
+    stored = parquet.read_table(parquet.table_files(tmp_path / "eval" / "sums", "verdicts"), "verdicts").num_rows
+    rest = ScriptedPolicy(TEXTS)
+    evaluate(FOUR, MODEL, [file], tmp_path, sampler=rest)
+    assert stored + len(rest.asked) == 12
+    assert stored > 0
+
+
 def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def full(*given: object, **named: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -251,6 +271,15 @@ def test_a_model_is_loaded_and_answers(tmp_path: Path):
     assert result.mean_tokens <= 4
     (again,) = evaluate(config, model, [benchmark(tmp_path)], tmp_path)
     assert again == result
+
+
+def test_a_dry_run_reads_the_problems_and_asks_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file, out = benchmark(tmp_path), tmp_path / "out"
+    app(["eval", "--model", "nowhere", "--on", file, "--out", str(out), "--dry-run"], standalone_mode=False)
+    assert f"{file}: 3 problems" in capsys.readouterr().out
+    assert not out.exists()
+    with pytest.raises(UserError, match="no benchmark"):
+        app(["eval", "--on", str(tmp_path / "nope.jsonl"), "--dry-run"], standalone_mode=False)
 
 
 def test_names_and_sizes():

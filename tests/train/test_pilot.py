@@ -99,6 +99,12 @@ def test_a_pilot_that_was_told_to_stop_goes_on_with_what_is_missing(pool, tmp_pa
     assert third.asked == [], "a finished pilot is read"
 
 
+@pytest.mark.parametrize("rates", [(0.9, 0.1), (-0.1, 1.0), (0.0, 1.5)])
+def test_pass_rates_that_nothing_can_have_are_refused(rates: tuple[float, float]):
+    with pytest.raises(UserError, match="the lower one first"):
+        PilotConfig.parse({"pilot_pass_rates": rates}, "rl")
+
+
 def test_where_nothing_is_kept_the_counts_are_told(pool, tmp_path: Path):
     sampler = ScriptedPolicy({problem: ["so it is " * 20, "it is"] for problem in TEXTS})
     with pytest.raises(UserError, match="keeps none of 5 prompts: 5 uneven_lengths") as error:

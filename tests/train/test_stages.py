@@ -72,6 +72,17 @@ def test_what_others_have_put_into_a_folder_is_never_removed(tmp_path: Path):
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_first_try_that_was_refused_binds_nobody(tmp_path: Path):
+    shards, model, run = toy_shards(tmp_path / "out"), str(tiny_model(tmp_path / "m")), tmp_path / "run"
+    common = ("--shards", shards, "--model", model, "--out", run, "--set", "sft.max_steps=1")
+    with pytest.raises(UserError, match="no usable row"):
+        command("sft", *common, "--set", "sft.max_length=2")
+    assert (run / "run.json").is_file()
+    command("sft", *common, "--set", "sft.max_length=256")
+    with pytest.raises(UserError, match="begun with another sft config"):
+        command("sft", *common, "--set", "sft.max_length=128")
+
+
 def test_a_stage_whose_command_is_killed_saves_says_so_and_leaves(tmp_path: Path):
     shards, model, run = toy_shards(tmp_path / "out"), str(tiny_model(tmp_path / "m")), tmp_path / "run"
     line = ["all", "--shards", shards, "--model", model, "--out", run, "--set", "midtrain.max_length=256"]

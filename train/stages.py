@@ -127,8 +127,12 @@ def in_process(function: Callable[..., Any], *arguments: Any, **options: Any) ->
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(1, mp_context=context, initializer=_begin_process) as pool:
+        running = pool.submit(_call, function, *arguments, **options)
         try:
-            return pool.submit(_call, function, *arguments, **options).result()
+            return running.result()
+        except KeyboardInterrupt:
+            running.result()  # it has heard Ctrl-C too: if it saves, it says so
+            raise
         except BrokenProcessPool:
             raise UserError(
                 f"the process of `{function.__name__}` was killed",

@@ -1,6 +1,8 @@
 """`train all`: stages in order, each from the one before, skipped when finished; and the command line."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -99,6 +101,29 @@ def test_a_stage_whose_command_is_killed_saves_says_so_and_leaves(tmp_path: Path
         started.wait()
         wait_until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
     assert "midtrain was told to stop after" in (tmp_path / "said").read_text()
+    assert list((run / "midtrain").glob("step-*"))
+
+
+def test_ctrl_c_in_a_terminal_saves_and_says_so(tmp_path: Path):
+    shards, model, run = toy_shards(tmp_path / "out"), str(tiny_model(tmp_path / "m")), tmp_path / "run"
+    line = ["all", "--shards", shards, "--model", model, "--out", run, "--set", "midtrain.max_length=256"]
+    # A shell that starts tests in the background has SIGINT ignored, which processes inherit.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    started = subprocess.Popen(
+        [sys.executable, "-m", "train.cli", *map(str, line), "--set", "midtrain.epochs=100000"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    signal.signal(signal.SIGINT, before)
+    log = run / "midtrain" / "metrics.jsonl"
+    wait_until(lambda: log.is_file() and log.read_text().count("\n") > 2)
+    os.killpg(started.pid, signal.SIGINT)
+    _, said = started.communicate(timeout=120)
+    assert started.returncode == 1
+    assert "error: midtrain was told to stop after" in said
+    assert "Traceback" not in said
     assert list((run / "midtrain").glob("step-*"))
 
 

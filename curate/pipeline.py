@@ -1,6 +1,5 @@
 """The stages in their order, found by name without importing them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +9,6 @@ from pipelines.config import Config, Recipe
 from pipelines.errors import UserError
 from pipelines.executors import SpreadConfig, spread
 from pipelines.runner import refuse_changed_config
-from pipelines.tables import STAGES
 
 
 @dataclass(frozen=True)
@@ -27,10 +25,7 @@ class Step:
     def parse(self, recipe: Recipe, section: str) -> Config:
         """The stage's config from its section of a recipe."""
         config_class: type[Config] = getattr(self.load(), self.config)
-        values = recipe.get(section, {})
-        if not isinstance(values, dict):
-            raise UserError(f"`{section}` in the recipe is not a table of settings")
-        return config_class.parse(values, section)
+        return config_class.parse(recipe.get(section, {}), section)
 
 
 STEPS: dict[str, Step] = {
@@ -47,26 +42,14 @@ STEPS: dict[str, Step] = {
 
 
 def planned(recipe: Recipe) -> list[str]:
-    """The data steps a recipe names, in its order; every name is checked before anything runs.
-
-    The training stages a recipe may also name are `train all`'s to run.
-    """
-    steps = recipe.get("steps", list(STEPS))
-    if not isinstance(steps, Sequence) or isinstance(steps, str):
-        raise UserError("`steps` in the recipe is not a list of stage names", hint='steps = ["import", "verify"]')
-    names = [str(step).replace("-", "_") for step in steps]
-    known = [*STEPS, "card"]
-    unknown = [name for name in names if name not in (*known, *STAGES)]
-    if unknown:
-        raise UserError(f"no stage `{unknown[0]}`", hint=f"stages: {', '.join([*known, *STAGES])}")
-    return [name for name in names if name in known]
+    """The data steps a recipe names, in its order; the training stages among its steps are `train all`'s to run."""
+    names = [step.replace("-", "_") for step in recipe.get("steps", STEPS)]
+    return [name for name in names if name in (*STEPS, "card")]
 
 
 def section_of(recipe: Recipe, name: str) -> dict[str, Any]:
     """A stage's table of settings in a recipe, made where there is none."""
-    section = recipe.setdefault(name, {})
-    if not isinstance(section, dict):
-        raise UserError(f"`{name}` in the recipe is not a table of settings")
+    section: dict[str, Any] = recipe.setdefault(name, {})
     return section
 
 

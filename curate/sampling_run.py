@@ -13,7 +13,7 @@ from curate.wanted import Prompt, Task, seed_of
 from curate.waves import NEITHER, RIGHT, Waves, counts_as
 from pipelines import runner
 from pipelines.reasoning import split_reasoning
-from pipelines.sampling import Completion, Refusal, Request
+from pipelines.sampling import Completion, Refusal, Request, encodable
 from verifiers import Job, Verdict
 
 _DETAIL_CHARS = 4000
@@ -152,11 +152,11 @@ def _record(task: Task, prompt: Prompt, sample_index: int, result: Completion | 
             "row": None,
             "id": result.id,
             "reason": result.reason,
-            "detail": _valid(result.detail[:_DETAIL_CHARS]),
+            "detail": encodable(result.detail[:_DETAIL_CHARS]),
         }
         return {"refusals": row}
     parts = split_reasoning(
-        _valid(result.text),
+        encodable(result.text),
         finish_reason=result.finish_reason,
         opened=_opened(task, result),
         delimiters=task.teacher.delimiters,
@@ -195,8 +195,3 @@ def _opened(task: Task, completion: Completion) -> bool:
         return True
     unsaid = task.served and task.teacher.opens_reasoning
     return unsaid and (task.teacher.delimiters[1] in completion.text or completion.finish_reason == "length")
-
-
-def _valid(text: str) -> str:
-    """`text` without lone surrogates, which JSON from a server can hold and UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode()

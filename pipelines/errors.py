@@ -1,4 +1,4 @@
-"""The one exception a user is meant to see."""
+"""The one exception a user is meant to see, and what it quotes of others."""
 
 
 class UserError(Exception):
@@ -16,3 +16,8 @@ class UserError(Exception):
     def __reduce__(self) -> tuple[type["UserError"], tuple[str, str | None]]:
         # Crosses process boundaries (executors, verifier pool) without losing its hint.
         return type(self), (self.message, self.hint)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says first, to stand in one of our sentences; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

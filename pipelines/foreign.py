@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, first_line
 
 MAX_ROW_BYTES = 4 << 20
 """A longer row is refused: the longest real trace is far below it, a broken file is not."""
@@ -127,7 +127,7 @@ def _open_hub(source: str) -> ForeignRows:
         loaded = datasets.load_dataset(name, config or None, split=split or None)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
-            f"cannot load `{source}` from the hub: {_first_line(error)}",
+            f"cannot load `{source}` from the hub: {first_line(error)}",
             hint="check the name (hf:ORG/NAME:CONFIG:SPLIT), the network and your access; or name a local copy",
         ) from None
     splits = loaded if isinstance(loaded, datasets.DatasetDict) else {split: loaded}
@@ -170,7 +170,7 @@ def _read_file(path: Path) -> _Values:
         yield from readers.get(suffix, _read_lines)(path)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(
-            f"cannot read `{path}`: {_first_line(error)}", hint="check that the file is whole and yours to read"
+            f"cannot read `{path}`: {first_line(error)}", hint="check that the file is whole and yours to read"
         ) from None
 
 
@@ -210,7 +210,7 @@ def _readable_parquet(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         raise UserError(
-            f"`{path}` is not a readable Parquet file: {_first_line(error)}",
+            f"`{path}` is not a readable Parquet file: {first_line(error)}",
             hint="check that it is yours to read and whole, else fetch or write it again",
         ) from None
 
@@ -284,7 +284,7 @@ def _array_items(path: Path, file: IO[str]) -> _Values:
             chunk = file.read(max(_CHUNK, len(buffer)))
             if not chunk or len(buffer) > 2 * MAX_ROW_BYTES:
                 raise UserError(
-                    f"`{path}` is not valid JSON: {_first_line(error)} in `{buffer[:60]}`",
+                    f"`{path}` is not valid JSON: {first_line(error)} in `{buffer[:60]}`",
                     hint="mend the file, or convert it to JSON lines, where one bad line costs one row",
                 ) from None
             buffer += chunk
@@ -322,7 +322,7 @@ def _read_saved(folder: Path) -> _Values:
         loaded = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
-            f"`{folder}` is not a dataset saved to disk: {_first_line(error)}", hint="save or fetch it again"
+            f"`{folder}` is not a dataset saved to disk: {first_line(error)}", hint="save or fetch it again"
         ) from None
     yield from _datasets(loaded.values() if isinstance(loaded, datasets.DatasetDict) else [loaded])
 
@@ -360,7 +360,3 @@ def _digest(files: Iterable[Path], base: Path) -> str:
         except OSError as error:
             raise UserError(f"cannot read `{path}`: {error.strerror}", hint="check the file's permissions") from None
     return whole.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

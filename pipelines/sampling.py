@@ -90,3 +90,8 @@ class Sampler(Protocol):
     ) -> Iterator[Completion | Refusal]: ...
 
     def close(self) -> None: ...
+
+
+def encodable(text: str) -> str:
+    """`text` without halves of surrogate pairs, which JSON from a server can hold and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()

@@ -31,7 +31,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from pipelines import __version__, parquet, versions
 from pipelines.config import Config, difference
-from pipelines.errors import UserError
+from pipelines.errors import UserError, first_line
 from pipelines.models import resolve_model, weights_digest
 from pipelines.runner import locked, write_text
 from train.batches import end_of_turn
@@ -50,7 +50,7 @@ def run_folder(out: Path) -> Iterator[None]:
             yield
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the accelerator's memory is used up: {str(error).splitlines()[0]}",
+                f"the accelerator's memory is used up: {first_line(error)}",
                 hint="smaller `micro_tokens` or `max_length`; `train plan` says what a recipe needs",
             ) from error
 
@@ -64,7 +64,7 @@ def room(out: Path) -> Iterator[None]:
         if not _is_full(error):
             raise
         raise UserError(
-            f"no room to write to `{out}`: {str(error).splitlines()[0]}",
+            f"no room to write to `{out}`: {first_line(error)}",
             hint="make room; the same command goes on from what is stored, which is whole",
         ) from None
 
@@ -111,7 +111,7 @@ def _prepare(out: Path, lineage: Mapping[str, Any], *, replace: bool) -> None:
     if path.is_file():
         changed = difference(_identity(json.loads(path.read_text(encoding="utf-8"))), _identity(lineage))
         # A first try that was refused before it did anything binds nobody.
-        if changed and not replace and any(not fnmatch(name, "*.json") for name in _contents(out)):
+        if changed and not replace and _contents(out) != [path.name]:
             raise UserError(
                 f"`{out}` was begun with another {lineage['stage']} config: {'; '.join(changed)}",
                 hint="take back the change, use another --out, or `--replace` to train again",

@@ -192,9 +192,11 @@ def _asker(
     """A function that samples a step from the weights of the moment."""
 
     def ask(step: int, cursor: int) -> StepRollouts | None:
-        temperature, place = config.temperature(step), {"step": step, "cursor": cursor}
+        temperature = config.temperature(step)
         with current():
-            return sample_step(sampler, pool, prompts, config, **place, temperature=temperature, stop=stop)
+            return sample_step(
+                sampler, pool, prompts, config, step=step, cursor=cursor, temperature=temperature, stop=stop
+            )
 
     return ask
 

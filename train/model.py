@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, first_line
 from pipelines.models import pin_longrope, resolve_model
 from train import attention
 from train.batches import Batch
@@ -50,7 +50,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(resolve_model(name), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"`{name}` has no tokenizer: {_first_line(error)}", hint="name a complete model folder"
+            f"`{name}` has no tokenizer: {first_line(error)}", hint="name a complete model folder"
         ) from None
 
 
@@ -79,7 +79,7 @@ def load_model(
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
-            f"`{name}` cannot be loaded: {_first_line(error)}",
+            f"`{name}` cannot be loaded: {first_line(error)}",
             hint="name a folder with config.json and safetensors weights of a causal language model",
         ) from None
     assert model.get_output_embeddings().bias is None, "an output head with a bias is not supported"
@@ -122,10 +122,6 @@ def _keep_attention() -> tuple[AbstractContextManager[None], AbstractContextMana
             CheckpointPolicy.MUST_SAVE if operation in attention.KERNELS else CheckpointPolicy.PREFER_RECOMPUTE
         )
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
 
 
 def _refuse_unsupported(config: PreTrainedConfig, name: str, max_length: int) -> None:

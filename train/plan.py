@@ -30,7 +30,7 @@ from transformers import (
 
 from pipelines import parquet
 from pipelines.config import Config
-from pipelines.errors import UserError
+from pipelines.errors import UserError, first_line
 from pipelines.models import resolve_model
 from train import attention
 from train.batches import Document, Overlong, collate, encode
@@ -121,7 +121,7 @@ def model_config(name: str) -> PreTrainedConfig:
         raise UserError(error.message, hint=f"{error.hint}; or {', '.join(KNOWN)}") from None
     except (OSError, ValueError) as error:
         raise UserError(
-            f"`{name}` has no config.json that can be read: {str(error).strip().splitlines()[0]}",
+            f"`{name}` has no config.json that can be read: {first_line(error)}",
             hint=f"name a model folder, or {', '.join(KNOWN)}",
         ) from None
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -131,7 +132,8 @@ def in_process(function: Callable[..., Any], *arguments: Any, **options: Any) ->
         try:
             return running.result()
         except KeyboardInterrupt:
-            running.result()  # it has heard Ctrl-C too: if it saves, it says so
+            with suppress(BrokenProcessPool):
+                running.result()  # it has heard Ctrl-C too: if it saves, it says so
             raise
         except BrokenProcessPool:
             raise UserError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.conversation import Message
-from pipelines.errors import UserError
+from pipelines.errors import UserError, first_line
 
 REASONING_OPENINGS = ("<think>",)
 """Tags with which a chat template may open the reasoning on the model's behalf (DeepSeek-R1, QwQ, Qwen3)."""
@@ -51,7 +51,7 @@ def load_chat_format(source: str) -> ChatFormat:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"`{source}` has no tokenizer that can be read: {str(error).strip().splitlines()[0]}",
+            f"`{source}` has no tokenizer that can be read: {first_line(error)}",
             hint="name a complete model folder",
         ) from None
     try:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pipelines.errors import UserError
 from pipelines.samplers.chat import ChatFormat
-from pipelines.sampling import Completion, Request, SamplingConfig
+from pipelines.sampling import Completion, Request, SamplingConfig, encodable
 
 KEY_VARIABLES = ("TRACEMILL_API_KEY", "OPENAI_API_KEY")
 _RETRIED_STATUSES = frozenset({408, 409, 425, 429})  # and all of 500 and above
@@ -177,11 +177,6 @@ def read_completion(request_id: str, answer: Any, chat: ChatFormat | None) -> Co
         logprobs=logprobs,
         opens_reasoning=chat is not None and chat.opens_reasoning(prompt_ids),
     )
-
-
-def encodable(text: str) -> str:
-    """`text` without halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def check_finish(finish_reason: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, first_line
 from pipelines.models import pin_longrope
 from pipelines.samplers.chat import ChatFormat, chat_format, load_chat_format
 from pipelines.samplers.decoding import Block, Decode, Prefill, Row, draw, merged, step_logits, uniforms
@@ -76,7 +76,7 @@ class TransformersSampler:
             )
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(
-                f"`{source}` cannot be loaded: {str(error).strip().splitlines()[0]}",
+                f"`{source}` cannot be loaded: {first_line(error)}",
                 hint="name a folder with config.json and safetensors weights of a causal language model",
             ) from None
         module.to(device).eval()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, first_line
 from pipelines.samplers.chat import load_chat_format, model_config
 from pipelines.sampling import Completion, Refusal, Request, SamplingConfig, prompt_too_long
 
@@ -219,7 +219,7 @@ def died_in_one_sentence() -> Iterator[None]:
         yield
     except (EngineDeadError, torch.OutOfMemoryError) as error:
         raise UserError(
-            f"vLLM's engine died: {str(error).splitlines()[0]}",
+            f"vLLM's engine died: {first_line(error)}",
             hint="its own words stand above; the same command goes on, training from the last checkpoint",
         ) from error
 
@@ -269,7 +269,7 @@ def _load_engine(**settings: Any) -> Any:
     except (ValueError, torch.OutOfMemoryError) as error:
         # vLLM says so where weights, or one sequence's cache, do not fit into its share of the memory.
         raise UserError(
-            f"vLLM cannot be started: {str(error).splitlines()[0]}",
+            f"vLLM cannot be started: {first_line(error)}",
             hint="a shorter context, or in RL another `rl.gpu_memory`",
         ) from error
 

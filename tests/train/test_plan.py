@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 MEASURE = """
 import resource, sys
+from pipelines.memory import peak_bytes
 from train.batches import Document, collate
 from train.lora import add_lora
 from train.losses import sft_loss
@@ -34,9 +35,6 @@ import numpy as np
 
 folder, length, recompute, precision, rank = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[6])
 now = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-def peak():  # not ru_maxrss, which a process inherits from the one that started it
-    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024
 document = lambda size: Document("", np.zeros(size, np.int32), np.arange(size) > 0)
 def passes(model, size):
     for _ in range(2):
@@ -57,7 +55,7 @@ for _ in range(2):
     passes(model, length)
     clip_gradient(model)
     move(optimizer, 1e-5)
-print(peak() - before)
+print(peak_bytes() - before)
 """
 
 
